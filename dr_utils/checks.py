@@ -1,0 +1,133 @@
+"""Checks shared by the rooms: bad input is refused with one clear line before long work starts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def nearest_first(given: str, known: Iterable[str]) -> list[str]:
+    """Order the known names so that those most like `given` come first."""
+
+    def likeness(name: str) -> float:
+        return difflib.SequenceMatcher(None, str(given).lower(), name.lower()).ratio()
+
+    return sorted(known, key=lambda name: (-likeness(name), name))
+
+
+def unknown(kind: str, given: object, known: Iterable[str], *, hint: str = "") -> ValueError:
+    """Build the error for a name nobody knows.
+
+    Parameters
+    ----------
+    kind : str
+        What was looked up, in the field's words: "network", "task", "selection", "profile key".
+    given : object
+        What was asked for.
+    known : iterable of str
+        The names that exist; the message lists them, the most alike first.
+    hint : str, optional
+        A last sentence saying what to do next.
+
+    Returns
+    -------
+    ValueError
+        For the caller to raise.
+    """
+    names = ", ".join(nearest_first(str(given), known)) or "none"
+    return ValueError(f"unknown {kind} {str(given)!r}; known, nearest first: {names}." + (f" {hint}" if hint else ""))
+
+
+def check_fraction(fraction: float, *, name: str = "fraction") -> float:
+    """Return `fraction` as a float if it lies in (0, 1], else raise ValueError."""
+    return _in_unit_interval(fraction, name, "a share of the layer's neurons")
+
+
+def check_delta(delta: float) -> float:
+    """Return `delta` as a float if it lies in (0, 1], else raise ValueError."""
+    return _in_unit_interval(delta, "delta", "a share of the full layer's performance")
+
+
+def _in_unit_interval(value: float, name: str, meaning: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0.0 < number <= 1.0:
+        raise ValueError(f"{name} must lie in (0, 1] ({meaning}); got {value!r}.")
+    return number
+
+
+def check_features(x, *, name: str = "features", allow_constant: bool = False) -> None:
+    """Refuse features that no probe and no CKA can use.
+
+    Parameters
+    ----------
+    x : array of shape [n, D]
+        Features, one row per image.
+    name : str
+        How the message calls them.
+    allow_constant : bool
+        Whether a matrix whose columns are all constant may pass.
+
+    Raises
+    ------
+    ValueError
+        Not a matrix, empty, NaN or infinite entries (with their count and first row), or no column that varies.
+    """
+    x = np.asarray(x)
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"{name} must be a non-empty matrix [n, D]; got shape {tuple(x.shape)}.")
+    finite = np.isfinite(x)
+    if not finite.all():
+        rows = np.flatnonzero(~finite.all(axis=1))
+        raise ValueError(
+            f"{name} hold {int((~finite).sum())} NaN or infinite values in {rows.size} of {x.shape[0]} rows "
+            f"(first: row {rows[0]}); extract them again in float32, or drop those rows."
+        )
+    if not allow_constant and x.shape[0] > 1 and not (x != x[:1]).any():
+        raise ValueError(
+            f"{name} are constant: all {x.shape[0]} rows are the same; "
+            "check that the network's weights are loaded and that the images differ."
+        )
+
+
+def check_labels(y_train, y_test, n_train: int, n_test: int) -> int:
+    """Check labels against features and return the number of classes.
+
+    Parameters
+    ----------
+    y_train, y_test : int arrays of shape [n_train], [n_test]
+        Class indices 0 .. C-1.
+    n_train, n_test : int
+        Rows of the features that the labels belong to.
+
+    Raises
+    ------
+    ValueError
+        Lengths differ, labels are not non-negative integers, fewer train samples than classes,
+        or a class that train lacks.
+    """
+    y_train, y_test = np.asarray(y_train), np.asarray(y_test)
+    for split, labels, rows in (("train", y_train, n_train), ("test", y_test, n_test)):
+        if labels.ndim != 1 or len(labels) != rows:
+            raise ValueError(
+                f"{split} labels do not match the features: {rows} rows of features, labels of shape {labels.shape}."
+            )
+        if not np.issubdtype(labels.dtype, np.integer) or (len(labels) and labels.min() < 0):
+            raise ValueError(f"{split} labels must be integers 0 .. C-1; got dtype {labels.dtype}.")
+    if len(y_train) == 0 or len(y_test) == 0:
+        raise ValueError(f"both splits need samples; got {len(y_train)} for train and {len(y_test)} for test.")
+    n_classes = int(max(y_train.max(), y_test.max())) + 1
+    if n_train < n_classes:
+        raise ValueError(f"fewer train samples than classes: {n_train} samples for {n_classes} classes.")
+    absent = np.setdiff1d(np.arange(n_classes), y_train)
+    if absent.size:
+        listed = ", ".join(map(str, absent[:10])) + (" ..." if absent.size > 10 else "")
+        raise ValueError(
+            f"{absent.size} of {n_classes} classes are absent from train ({listed}); "
+            "a probe cannot learn them: take more train samples or drop those classes from test."
+        )
+    return n_classes

@@ -1,0 +1,218 @@
+"""Linear probes by SGD, all of a grid trained at once.
+
+The subsets of one seed are nested prefixes of one permutation, so the probes of a grid share their
+columns. A chain of nested subsets is therefore trained as blocks of columns: block j holds the columns
+that probe j has and probe j - 1 lacks, and is multiplied once for all probes that contain it. No masked
+weight is stored and none is multiplied; a grid costs what its neurons cost, not (number of probes) x D.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from dr_utils.probes.chains import Group, group_probes
+from dr_utils.probes.result import ProbeResult, checked_data, checked_seeds, checked_subsets, evaluated
+
+# A batch gathers rows from column-permuted copies of the features when these fit, which is several times
+# faster than permuting each batch; beyond this many bytes the columns are permuted batch by batch.
+_COPY_LIMIT = 4 << 30
+
+
+def initial_probe(n_neurons: int, n_classes: int, seed: int, dtype=torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw a probe's first weights [C, k] and bias [C], as `torch.nn.Linear` does: U(-1/sqrt(k), 1/sqrt(k)).
+
+    The draw depends on (seed, k, C) alone, so a probe starts the same whatever it is trained beside.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    bound = n_neurons**-0.5
+    weight = torch.empty(n_classes, n_neurons).uniform_(-bound, bound, generator=generator)
+    bias = torch.empty(n_classes).uniform_(-bound, bound, generator=generator)
+    return weight.to(dtype), bias.to(dtype)
+
+
+def sample_order(n: int, epoch: int, seed: int) -> torch.Tensor:
+    """Return the order [n] in which a probe of this seed sees the train samples in this epoch."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+
+
+def fit_probes(
+    x_train,
+    y_train,
+    x_test,
+    y_test,
+    subsets: Sequence[np.ndarray],
+    *,
+    epochs: int = 50,
+    lr: float = 0.1,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    batch_size: int = 256,
+    step_epochs: int = 10,
+    gamma: float = 0.1,
+    seed: int | Sequence[int] = 0,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    on_epoch: Callable[[int, int], None] | None = None,
+) -> ProbeResult:
+    """Train one linear probe per subset of neurons, all of them in one run.
+
+    Softmax regression by SGD with momentum, the paper's protocol (Appendix B) by default: each probe
+    ends with the weights that `torch.nn.Linear` with `torch.optim.SGD` and `StepLR` would reach on the
+    same batches.
+
+    Parameters
+    ----------
+    x_train, x_test : float arrays of shape [n, D]
+        Features.
+    y_train, y_test : int arrays of shape [n]
+        Class indices 0 .. C-1.
+    subsets : sequence of P int arrays
+        The neurons of each probe. Subsets of one seed that are prefixes of each other are trained
+        as one chain; any other subsets work too, at the price of their own columns.
+    epochs, lr, momentum, weight_decay, batch_size, step_epochs, gamma
+        SGD; the learning rate is multiplied by `gamma` every `step_epochs` epochs.
+    seed : int or sequence of P ints
+        Decides a probe's first weights and the order of its samples.
+    device : str or torch.device, optional
+        Default: the CPU.
+    dtype : torch.dtype
+        Precision of the training.
+    on_epoch : callable, optional
+        Called with (epochs done, epochs) after each epoch.
+
+    Returns
+    -------
+    ProbeResult
+
+    Raises
+    ------
+    ValueError
+        Features with NaN or without variation, labels that do not match them, a class absent from
+        train, an empty or out-of-range subset, or a seed list of the wrong length.
+
+    Warns
+    -----
+    RuntimeWarning
+        Probes that diverged (weights no longer finite); their accuracy is that of a constant guess.
+    """
+    x_train, x_test, y_train, y_test, n_classes = checked_data(x_train, y_train, x_test, y_test)
+    subsets = checked_subsets(subsets, x_train.shape[1])
+    seeds = checked_seeds(seed, len(subsets))
+    if epochs < 1 or batch_size < 1 or step_epochs < 1:
+        raise ValueError(
+            f"epochs, batch_size and step_epochs must be at least 1; got {epochs}, {batch_size}, {step_epochs}."
+        )
+    device = torch.device(device or "cpu")
+    x_dev = torch.as_tensor(x_train, dtype=dtype, device=device)
+    y_dev = torch.as_tensor(y_train, device=device, dtype=torch.int64)
+    trainers = [
+        _GroupTrainer(group, x_dev, y_dev, n_classes, momentum=momentum, weight_decay=weight_decay)
+        for group in group_probes(subsets, seeds)
+    ]
+    with torch.no_grad():
+        for epoch in range(epochs):
+            rate = lr * gamma ** (epoch // step_epochs)
+            orders = {s: sample_order(len(x_train), epoch, s).to(device) for s in sorted(set(seeds))}
+            for trainer in trainers:
+                rows = torch.stack([orders[s] for s in trainer.group.seeds])
+                for batch in rows.split(batch_size, dim=1):
+                    trainer.step(batch, rate)
+            if on_epoch is not None:
+                on_epoch(epoch + 1, epochs)
+    weights: list[np.ndarray] = [None] * len(subsets)
+    bias = np.zeros((len(subsets), n_classes), dtype=torch.empty(0, dtype=dtype).numpy().dtype)
+    for trainer in trainers:
+        trainer.collect(weights, bias)
+    diverged = [p for p, w in enumerate(weights) if not (np.isfinite(w).all() and np.isfinite(bias[p]).all())]
+    for p in diverged:
+        weights[p], bias[p] = np.zeros_like(weights[p]), 0.0
+    if diverged:
+        warnings.warn(
+            f"{len(diverged)} of {len(subsets)} probes diverged at lr {lr} on features of scale "
+            f"{float(np.abs(x_train).max()):.3g}; standardise the features or lower lr.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return evaluated(weights, bias, subsets, x_test, y_test, device)
+
+
+class _GroupTrainer:
+    """SGD on the chains of one group, S chains of F nested probes each; see the module's docstring."""
+
+    def __init__(self, group: Group, x, y, n_classes: int, *, momentum: float, weight_decay: float) -> None:
+        self.group, self.x, self.y = group, x, y
+        self.momentum, self.weight_decay, self.n_classes = momentum, weight_decay, n_classes
+        n_chains, n_probes = len(group.columns), len(group.lengths)
+        self.columns = torch.as_tensor(np.stack(group.columns), device=x.device)
+        copy_bytes = n_chains * x.shape[0] * self.columns.shape[1] * x.element_size()
+        self.copies = x[:, self.columns].transpose(0, 1).contiguous() if copy_bytes <= _COPY_LIMIT else None
+        # One flat buffer with a view per block, so that momentum and decay are one operation each.
+        starts = [0, *group.lengths[:-1]]
+        shapes = [
+            (n_chains, stop - start, (n_probes - j) * n_classes)
+            for j, (start, stop) in enumerate(zip(starts, group.lengths, strict=True))
+        ]
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        total = sum(sizes) + n_chains * n_probes * n_classes
+        self.flat, self.velocity, self.grad = (torch.zeros(total, dtype=x.dtype, device=x.device) for _ in range(3))
+        self.blocks, self.grad_blocks = (
+            [part.view(shape) for part, shape in zip(buffer.split([*sizes, total - sum(sizes)]), shapes, strict=False)]
+            for buffer in (self.flat, self.grad)
+        )
+        self.bias, self.grad_bias = (
+            buffer[sum(sizes) :].view(n_chains, n_probes, n_classes) for buffer in (self.flat, self.grad)
+        )
+        self.spans = list(zip(starts, group.lengths, strict=True))
+        for chain, chain_seed in enumerate(group.seeds):
+            for probe, length in enumerate(group.lengths):
+                weight, bias = initial_probe(length, n_classes, chain_seed, x.dtype)
+                self.bias[chain, probe] = bias.to(x.device)
+                for j, (start, stop) in enumerate(self.spans[: probe + 1]):
+                    at = (probe - j) * n_classes
+                    self.blocks[j][chain, :, at : at + n_classes] = weight[:, start:stop].T.to(x.device)
+
+    def _features(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.copies is not None:
+            return self.copies[torch.arange(len(rows), device=rows.device)[:, None], rows]
+        return torch.stack([self.x[r][:, c] for r, c in zip(rows, self.columns, strict=True)])
+
+    def step(self, rows: torch.Tensor, rate: float) -> None:
+        """One SGD step on the samples `rows` [S, B]."""
+        x, y = self._features(rows), self.y[rows]
+        n_chains, batch = rows.shape
+        logits = self.bias.unsqueeze(1).repeat(1, batch, 1, 1)
+        for j, (start, stop) in enumerate(self.spans):
+            part = torch.bmm(x[:, :, start:stop], self.blocks[j])
+            logits[:, :, j:] += part.view(n_chains, batch, -1, self.n_classes)
+        # d(mean cross-entropy)/d(logits) = (softmax - one-hot) / batch
+        grad = logits.softmax(-1)
+        grad.scatter_add_(
+            -1,
+            y[:, :, None, None].expand(-1, -1, grad.shape[2], 1),
+            grad.new_full((1, 1, 1, 1), -1.0).expand(n_chains, batch, grad.shape[2], 1),
+        )
+        grad /= batch
+        torch.sum(grad, dim=1, out=self.grad_bias)
+        for j, (start, stop) in enumerate(self.spans):
+            torch.bmm(
+                x[:, :, start:stop].transpose(1, 2),
+                grad[:, :, j:].reshape(n_chains, batch, -1),
+                out=self.grad_blocks[j],
+            )
+        self.grad.add_(self.flat, alpha=self.weight_decay)
+        self.velocity.mul_(self.momentum).add_(self.grad)
+        self.flat.add_(self.velocity, alpha=-rate)
+
+    def collect(self, weights: list, bias: np.ndarray) -> None:
+        """Write each probe's weights [C, k] and bias [C] to its places in the lists."""
+        for chain, places in enumerate(self.group.places):
+            for probe, indices in enumerate(places):
+                at = [(probe - j) * self.n_classes for j in range(probe + 1)]
+                parts = [self.blocks[j][chain, :, a : a + self.n_classes] for j, a in enumerate(at)]
+                weight = torch.cat(parts).T.contiguous().cpu().numpy()
+                for index in indices:
+                    weights[index], bias[index] = weight, self.bias[chain, probe].cpu().numpy()

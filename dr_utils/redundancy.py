@@ -1,0 +1,174 @@
+"""Diffused redundancy: how many neurons a task can do without (eq. 1), with an interval from the seeds."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import combinations_with_replacement
+from math import factorial
+
+import numpy as np
+
+from dr_utils.checks import check_delta, unknown
+
+RULES = ("first", "nearest")
+
+# A ratio that equals delta on paper may miss it by rounding
+# (0.36 / 0.4 against 0.9); the tolerance is far below any step in accuracy.
+TOLERANCE = 1e-9
+
+# Up to 6 seeds all 462 or fewer resamples are listed; beyond, this many are drawn.
+MOST_SEEDS_LISTED = 6
+N_DRAWS = 4000
+
+
+def diffused_redundancy(fractions, performance, full, delta: float, *, rule: str = "first") -> float:
+    """Diffused redundancy DR(g, T, delta) on a grid of fractions.
+
+    Parameters
+    ----------
+    fractions : array of shape [F]
+        Shares of the layer, in (0, 1], distinct, in any order.
+    performance : array of shape [F] or [F, seeds]
+        Task performance of the subsets: accuracy, or CKA with the whole layer. Averaged over seeds.
+    full : float or array of shape [seeds]
+        Performance of the whole layer, T(g); 1 for CKA. Averaged over seeds.
+    delta : float
+        Tolerance in (0, 1]: the share of T(g) that must be kept.
+    rule : {"first", "nearest"}
+        "first" is eq. 1: the smallest fraction whose mean ratio reaches delta; where none on the grid does,
+        the whole layer is needed. "nearest" is the published code: the fraction whose mean ratio is nearest
+        to delta, the smaller one of two equally near.
+
+    Returns
+    -------
+    float
+        One minus that fraction: 0 where the whole layer is needed.
+
+    Raises
+    ------
+    ValueError
+        Fractions or delta outside (0, 1], repeated fractions, shapes that do not match, NaN (first drop the
+        fractions at which CKA is undefined), full performance not above 0, unknown rule.
+    """
+    return _redundancy(critical_fraction(fractions, performance, full, delta, rule=rule))
+
+
+def critical_fraction(fractions, performance, full, delta: float, *, rule: str = "first") -> float:
+    """The fraction f* at which performance reaches delta; 1 - DR. See `diffused_redundancy`."""
+    delta = _check_rule(delta, rule)
+    fractions, performance, full = _check_curve(fractions, performance, full)
+    ratio = performance.mean(axis=1, keepdims=True) / full.mean()
+    return float(_critical(fractions, ratio, delta, rule)[0])
+
+
+def diffused_redundancy_interval(
+    fractions, performance, full, delta: float, *, rule: str = "first", confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Diffused redundancy with a bootstrap interval over the seeds.
+
+    Seeds are drawn again with replacement; a seed brings its whole curve and, where `full` has one value per
+    seed, its own full layer. Up to 6 seeds the bootstrap is exact: every resample counts with its
+    probability. Beyond, 4,000 are drawn with a fixed seed.
+
+    Parameters
+    ----------
+    fractions, performance, full, delta, rule
+        As in `diffused_redundancy`.
+    confidence : float
+        Coverage of the interval, in (0, 1).
+
+    Returns
+    -------
+    dr, low, high : float
+        The estimate and the percentile interval, widened where needed to include the estimate. With one seed
+        there is no spread to learn from: low and high are NaN.
+
+    Raises
+    ------
+    ValueError
+        As in `diffused_redundancy`; confidence outside (0, 1).
+    """
+    delta = _check_rule(delta, rule)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), for instance 0.95; got {confidence!r}.")
+    fractions, performance, full = _check_curve(fractions, performance, full)
+    n_seeds = performance.shape[1]
+    ratio = performance.mean(axis=1, keepdims=True) / full.mean()
+    dr = _redundancy(_critical(fractions, ratio, delta, rule)[0])
+    if n_seeds == 1:
+        return dr, float("nan"), float("nan")
+    weights, probability = _resamples(n_seeds)
+    full = np.broadcast_to(full, n_seeds)
+    drawn = _critical(fractions, (performance @ weights.T) / (weights @ full), delta, rule)
+    order = np.argsort(-drawn, kind="stable")  # falling fraction is rising redundancy
+    reached = np.cumsum(probability[order])
+    tail = (1 - confidence) / 2
+    # The last cumulative sum may fall short of 1 by rounding; the tolerance keeps the index inside.
+    low, high = (
+        _redundancy(drawn[order[np.searchsorted(reached, level - TOLERANCE)]]) for level in (tail, 1 - tail)
+    )
+    return dr, min(low, dr), max(high, dr)
+
+
+def _redundancy(fraction: float) -> float:
+    return round(1.0 - float(fraction), 12)  # 1 - 0.8 is 0.19999999999999996
+
+
+def _critical(fractions: np.ndarray, ratio: np.ndarray, delta: float, rule: str) -> np.ndarray:
+    """f* of each column of ratio [F, B]; fractions rise."""
+    if rule == "first":
+        enough = ratio >= delta - TOLERANCE
+        return np.where(enough.any(axis=0), fractions[enough.argmax(axis=0)], 1.0)
+    gap = np.abs(ratio - delta)
+    return fractions[(gap <= gap.min(axis=0) + TOLERANCE).argmax(axis=0)]
+
+
+@lru_cache(maxsize=16)
+def _resamples(n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights [B, seeds] of bootstrap resamples and their probabilities [B]."""
+    if n_seeds > MOST_SEEDS_LISTED:
+        counts = np.random.default_rng(0).multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=N_DRAWS)
+        return counts / n_seeds, np.full(N_DRAWS, 1 / N_DRAWS)
+    multisets = combinations_with_replacement(range(n_seeds), n_seeds)
+    counts = np.array([np.bincount(chosen, minlength=n_seeds) for chosen in multisets])
+    orders = np.array([factorial(n_seeds) / np.prod([float(factorial(c)) for c in row]) for row in counts])
+    return counts / n_seeds, orders / n_seeds**n_seeds
+
+
+def _check_rule(delta: float, rule: str) -> float:
+    if rule not in RULES:
+        raise unknown("rule", rule, RULES)
+    return check_delta(delta)
+
+
+def _check_curve(fractions, performance, full) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return fractions [F] rising, performance [F, seeds], full [1] or [seeds]."""
+    fractions = np.asarray(fractions, dtype=np.float64)
+    performance = np.asarray(performance, dtype=np.float64)
+    full = np.atleast_1d(np.asarray(full, dtype=np.float64))
+    if fractions.ndim != 1 or fractions.size == 0:
+        raise ValueError(f"fractions must be a non-empty list; got shape {fractions.shape}.")
+    if performance.ndim not in (1, 2) or len(performance) != len(fractions) or performance.size == 0:
+        raise ValueError(
+            f"performance must have shape [{len(fractions)}] or [{len(fractions)}, seeds], "
+            f"one row per fraction; got {performance.shape}."
+        )
+    outside = fractions[~((fractions > 0) & (fractions <= 1))]
+    if outside.size:
+        raise ValueError(f"fractions must lie in (0, 1] (shares of the layer's neurons); got {outside[0]}.")
+    if len(np.unique(fractions)) < len(fractions):
+        raise ValueError("fractions must be distinct; give seeds of one fraction as columns of performance.")
+    missing = ~np.isfinite(performance.reshape(len(fractions), -1)).all(axis=1)
+    if missing.any():
+        raise ValueError(
+            f"performance is NaN or infinite at fraction {fractions[missing][0]}; drop such fractions first."
+        )
+    performance = performance.reshape(len(fractions), -1)
+    if full.ndim != 1 or len(full) not in (1, performance.shape[1]):
+        raise ValueError(
+            f"full must be one number or one per seed ({performance.shape[1]}); got shape {full.shape}."
+        )
+    if not (np.isfinite(full).all() and (full > 0).all()):
+        raise ValueError(f"the full layer's performance must be finite and above 0; got {full.min()}.")
+    order = np.argsort(fractions)
+    return fractions[order], performance[order], full

@@ -1,0 +1,60 @@
+"""Subset CKA from one D x D matrix against one CKA call per subset, side by side in one run.
+
+    python tests/benchmarks/bench_cka.py
+
+The matrix side is timed in full (median of five), the sums over images apart. The call side is timed on a
+sample of the subsets, every fraction once, and scaled to all seeds: the cost depends on the fraction only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+
+from dr_utils.cka import ESTIMATORS, CKAStatistics, linear_cka, part_whole
+from dr_utils.subsets import random_subsets
+
+FRACTIONS = [0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1]
+SEEDS = range(1, 6)
+
+
+def seconds(function):
+    """Wall-clock seconds of one call, and its result."""
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--width", type=int, default=2048, help="neurons (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=1000, help="images (default: %(default)s)")
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(64, options.width))
+    x = np.maximum(rng.normal(size=(options.images, 64)) @ factors, 0).astype(np.float32)
+    by_fraction = [random_subsets(options.width, fraction, SEEDS) for fraction in FRACTIONS]
+    everything = [subset for row in by_fraction for subset in row]
+    linear_cka(x[:, :64], x[:, :64])  # starts the thread pool before anything is timed
+    print(f"{options.images} images, {options.width} neurons, {len(everything)} subsets; "
+          f"calls timed on {len(FRACTIONS)} of them and scaled by {len(SEEDS)}")
+    for estimator in ESTIMATORS:
+        sums_of_images = CKAStatistics(options.width, estimators=[estimator])
+        sums, q = seconds(lambda s=sums_of_images, e=estimator: s.update(x).matrix(e))
+        repeats = [seconds(lambda q=q: part_whole(q, everything)) for _ in range(5)]
+        fast, at_once = statistics.median(duration for duration, _ in repeats), repeats[0][1]
+        slow, one_by_one = seconds(
+            lambda e=estimator: [linear_cka(x[:, row[0]], x, estimator=e) for row in by_fraction]
+        )
+        slow *= len(SEEDS)
+        worst = np.nanmax(np.abs(at_once[:: len(SEEDS)] - one_by_one))
+        print(f"{estimator}: Q {sums:.2f} s, then all subsets {fast:.3f} s; one call each {slow:.1f} s; "
+              f"ratio {slow / fast:.0f}x from Q, {slow / (sums + fast):.1f}x with Q's own time; "
+              f"largest difference {worst:.0e}")
+
+
+if __name__ == "__main__":
+    main()

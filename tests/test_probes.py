@@ -1,0 +1,193 @@
+"""Batched probes against separate torch loops, ridge against scikit-learn, and what bad input says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from dr_utils.probes import fit_probes, fit_ridge, initial_probe, sample_order
+from dr_utils.probes.chains import find_chains, group_probes
+
+
+def make_task(n=120, width=24, n_classes=4, seed=0, n_test=60):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(n_classes, width))
+    y = np.concatenate([np.arange(n_classes), rng.integers(0, n_classes, n + n_test - n_classes)])
+    x = np.maximum(rng.normal(size=(n + n_test, width)) + centres[y], 0).astype(np.float32)
+    return x[:n], y[:n], x[n:], y[n:]
+
+
+def nested(width, lengths, seeds):
+    subsets, probe_seeds = [], []
+    for seed in seeds:
+        order = np.random.default_rng(seed).permutation(width)
+        subsets += [order[:k] for k in lengths]
+        probe_seeds += [seed] * len(lengths)
+    return subsets, probe_seeds
+
+
+def separate_loop(x, y, subset, n_classes, seed, *, epochs, lr, momentum, weight_decay, batch_size, step_epochs, gamma):
+    """One probe the ordinary way: nn.Linear, autograd, optim.SGD, StepLR."""
+    layer = torch.nn.Linear(len(subset), n_classes)
+    weight, bias = initial_probe(len(subset), n_classes, seed)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.StepLR(optimiser, step_epochs, gamma)
+    features, labels = torch.as_tensor(x)[:, torch.as_tensor(subset)], torch.as_tensor(y)
+    for epoch in range(epochs):
+        for rows in sample_order(len(x), epoch, seed).split(batch_size):
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(layer(features[rows]), labels[rows]).backward()
+            optimiser.step()
+        schedule.step()
+    return layer.weight.detach().numpy(), layer.bias.detach().numpy()
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "n_classes", "batch_size"), [(120, 24, 4, 32), (97, 7, 3, 256), (300, 130, 11, 64)]
+)
+def test_batched_probes_equal_separate_loops(n, width, n_classes, batch_size):
+    x, y, x_test, y_test = make_task(n, width, n_classes, seed=n)
+    lengths = sorted({1, max(1, width // 5), width // 2, width})
+    subsets, seeds = nested(width, lengths, seeds=(1, 2, 3))
+    subsets.append(np.array([width - 1, 0]))  # not part of any chain
+    seeds.append(2)
+    settings = {
+        "epochs": 5,
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "batch_size": batch_size,
+        "step_epochs": 2,
+        "gamma": 0.1,
+    }
+    result = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, **settings)
+    for probe, (subset, seed) in enumerate(zip(subsets, seeds, strict=True)):
+        weight, bias = separate_loop(x, y, subset, n_classes, seed, **settings)
+        np.testing.assert_allclose(result.weights[probe], weight, atol=1e-5)
+        np.testing.assert_allclose(result.bias[probe], bias, atol=1e-5)
+        guess = (x_test[:, subset] @ weight.T + bias).argmax(1)
+        assert result.accuracy[probe] == pytest.approx((guess == y_test).mean())
+        for c in range(n_classes):
+            assert result.per_class_accuracy[probe, c] == pytest.approx(
+                (guess == y_test)[y_test == c].mean(), nan_ok=True
+            )
+
+
+def test_columns_gathered_batch_by_batch_give_the_same(monkeypatch):
+    x, y, x_test, y_test = make_task()
+    subsets, seeds = nested(24, (3, 12, 24), (1, 2))
+    copied = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=3)
+    monkeypatch.setattr("dr_utils.probes.sgd._COPY_LIMIT", 0)
+    gathered = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=3)
+    np.testing.assert_allclose(copied.weight, gathered.weight, atol=1e-6)
+
+
+def test_a_probe_does_not_depend_on_its_company():
+    x, y, x_test, y_test = make_task(seed=3)
+    subsets, seeds = nested(24, (2, 9, 24), (1, 2, 5))
+    together = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=4)
+    for probe in (1, 5, 8):
+        alone = fit_probes(x, y, x_test, y_test, [subsets[probe]], seed=seeds[probe], epochs=4)
+        np.testing.assert_allclose(alone.weights[0], together.weights[probe], atol=1e-5)
+
+
+def test_dense_weight_places_columns_and_zeros():
+    x, y, x_test, y_test = make_task(seed=5)
+    subset = np.array([7, 2, 19])
+    result = fit_probes(x, y, x_test, y_test, [subset, np.arange(24)], epochs=2)
+    assert result.weight.shape == (2, 4, 24)
+    np.testing.assert_array_equal(result.weight[0][:, subset], result.weights[0])
+    assert not result.weight[0][:, np.setdiff1d(np.arange(24), subset)].any()
+    scores = x_test @ result.weight[0].T + result.bias[0]
+    assert result.accuracy[0] == pytest.approx((scores.argmax(1) == y_test).mean())
+
+
+@pytest.mark.parametrize(("n", "width", "alpha"), [(150, 20, 1.0), (40, 64, 0.3), (90, 1, 10.0)])
+def test_ridge_equals_scikit_learn(n, width, alpha):
+    x, y, x_test, y_test = make_task(n, width, 5, seed=width)
+    lengths = sorted({1, max(1, width // 3), width})
+    subsets, _ = nested(width, lengths, (1, 2))
+    result = fit_ridge(x, y, x_test, y_test, subsets, alpha=alpha)
+    for probe, subset in enumerate(subsets):
+        reference = Ridge(alpha=alpha).fit(x[:, subset].astype(np.float64), np.eye(5)[y])
+        np.testing.assert_allclose(result.weights[probe], reference.coef_, atol=1e-8)
+        np.testing.assert_allclose(result.bias[probe], reference.intercept_, atol=1e-8)
+        scores = reference.predict(x_test[:, subset].astype(np.float64))
+        top = np.sort(scores, axis=1)
+        # Samples whose features are all zero tie between classes of equal size: either guess is right.
+        clear = top[:, -1] - top[:, -2] > 1e-9
+        sure = (scores.argmax(1) == y_test)[clear].sum()
+        assert sure <= round(result.accuracy[probe] * len(y_test)) <= sure + (~clear).sum()
+
+
+def test_chains_join_prefixes_and_keep_duplicates():
+    order = np.array([4, 1, 3, 0, 2])
+    subsets = [order[:1], order, order[:1], order[:3], np.array([0, 4])]
+    chains = {chain.lengths: chain for chain in find_chains(subsets, [1] * 5)}
+    assert set(chains) == {(1, 3, 5), (2,)}
+    assert chains[(1, 3, 5)].places == ((0, 2), (3,), (1,))
+    assert len(group_probes(subsets + subsets, [1] * 5 + [2] * 5)) == 2
+
+
+def test_score_on_a_second_set():
+    x, y, x_test, y_test = make_task(seed=8)
+    result = fit_probes(x, y, x_test, y_test, [np.arange(24)], epochs=3)
+    accuracy, per_class = result.score(x_test[::-1], y_test[::-1])
+    assert accuracy[0] == result.accuracy[0]
+    np.testing.assert_allclose(per_class, result.per_class_accuracy)
+    with pytest.raises(ValueError, match="fitted on 24 columns"):
+        result.score(x_test[:, :5], y_test)
+
+
+def test_divergence_is_said_and_leaves_no_nan():
+    x, y, x_test, y_test = make_task(seed=9)
+    with pytest.warns(RuntimeWarning, match="1 of 1 probes diverged"):
+        result = fit_probes(x * 1e18, y, x_test, y_test, [np.arange(24)], epochs=30, lr=1e20)
+    assert np.isfinite(result.weight).all() and np.isfinite(result.accuracy).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: (t[0] * np.nan, *t[1:]), "NaN or infinite"),
+        (lambda t: (np.ones_like(t[0]), *t[1:]), "constant"),
+        (lambda t: (t[0], t[1][:-1], *t[2:]), "labels do not match the features"),
+        (
+            lambda t: (t[0][:3], np.array([0, 1, 3]), *t[2:]),
+            "fewer train samples than classes: 3 samples for 4",
+        ),
+        (lambda t: (t[0], np.where(t[1] == 2, 1, t[1]), *t[2:]), r"absent from train \(2\)"),
+        (lambda t: (*t[:2], t[2][:, :5], t[3]), "differ in width"),
+        (lambda t: (t[0], t[1].astype(float), *t[2:]), "must be integers"),
+    ],
+)
+@pytest.mark.parametrize("fit", [fit_probes, fit_ridge])
+def test_bad_input_is_refused(fit, change, message):
+    with pytest.raises(ValueError, match=message):
+        fit(*change(make_task()), [np.arange(5)])
+
+
+@pytest.mark.parametrize("subset", [[], [3, 3], [24], [-1]])
+def test_bad_subsets_are_refused(subset):
+    with pytest.raises(ValueError, match=r"distinct neuron indices 0 \.\. 23"):
+        fit_probes(*make_task(), [np.array(subset, dtype=int)])
+
+
+def test_seed_list_must_match():
+    with pytest.raises(ValueError, match="2 subsets, 3 seeds"):
+        fit_probes(*make_task(), [np.arange(3), np.arange(4)], seed=[1, 2, 3])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_cuda_agrees_with_cpu():
+    x, y, x_test, y_test = make_task(300, 64, 5)
+    subsets, seeds = nested(64, (4, 20, 64), (1, 2))
+    cpu = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=5)
+    cuda = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=5, device="cuda")
+    np.testing.assert_allclose(cpu.weight, cuda.weight, atol=1e-4)

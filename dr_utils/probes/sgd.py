@@ -163,14 +163,12 @@ class _GroupTrainer:
             [part.view(shape) for part, shape in zip(buffer.split([*sizes, total - sum(sizes)]), shapes, strict=False)]
             for buffer in (self.flat, self.grad)
         )
-        self.bias, self.grad_bias = (
-            buffer[sum(sizes) :].view(n_chains, n_probes, n_classes) for buffer in (self.flat, self.grad)
-        )
+        self.bias, self.grad_bias = (buffer[sum(sizes) :].view(n_chains, -1) for buffer in (self.flat, self.grad))
         self.spans = list(zip(starts, group.lengths, strict=True))
         for chain, chain_seed in enumerate(group.seeds):
             for probe, length in enumerate(group.lengths):
                 weight, bias = initial_probe(length, n_classes, chain_seed, x.dtype)
-                self.bias[chain, probe] = bias.to(x.device)
+                self.bias[chain, probe * n_classes : (probe + 1) * n_classes] = bias.to(x.device)
                 for j, (start, stop) in enumerate(self.spans[: probe + 1]):
                     at = (probe - j) * n_classes
                     self.blocks[j][chain, :, at : at + n_classes] = weight[:, start:stop].T.to(x.device)
@@ -184,25 +182,19 @@ class _GroupTrainer:
         """One SGD step on the samples `rows` [S, B]."""
         x, y = self._features(rows), self.y[rows]
         n_chains, batch = rows.shape
-        logits = self.bias.unsqueeze(1).repeat(1, batch, 1, 1)
+        n_probes, n_classes = len(self.spans), self.n_classes
+        logits = self.bias.reshape(n_chains, 1, -1).repeat(1, batch, 1)
         for j, (start, stop) in enumerate(self.spans):
-            part = torch.bmm(x[:, :, start:stop], self.blocks[j])
-            logits[:, :, j:] += part.view(n_chains, batch, -1, self.n_classes)
+            logits[:, :, j * n_classes :].baddbmm_(x[:, :, start:stop], self.blocks[j])
         # d(mean cross-entropy)/d(logits) = (softmax - one-hot) / batch
-        grad = logits.softmax(-1)
-        grad.scatter_add_(
-            -1,
-            y[:, :, None, None].expand(-1, -1, grad.shape[2], 1),
-            grad.new_full((1, 1, 1, 1), -1.0).expand(n_chains, batch, grad.shape[2], 1),
-        )
-        grad /= batch
+        grad = logits.view(n_chains, batch, n_probes, n_classes).softmax(-1)
+        labels = y[:, :, None, None].expand(-1, -1, n_probes, 1)
+        grad.scatter_add_(-1, labels, grad.new_tensor(-1.0).expand(labels.shape))
+        grad = grad.div_(batch).view(n_chains, batch, -1)
         torch.sum(grad, dim=1, out=self.grad_bias)
         for j, (start, stop) in enumerate(self.spans):
-            torch.bmm(
-                x[:, :, start:stop].transpose(1, 2),
-                grad[:, :, j:].reshape(n_chains, batch, -1),
-                out=self.grad_blocks[j],
-            )
+            # baddbmm with beta 0 is a bmm that takes strided operands as they are; bmm itself is twice as slow here.
+            self.grad_blocks[j].baddbmm_(x[:, :, start:stop].transpose(1, 2), grad[:, :, j * n_classes :], beta=0)
         self.grad.add_(self.flat, alpha=self.weight_decay)
         self.velocity.mul_(self.momentum).add_(self.grad)
         self.flat.add_(self.velocity, alpha=-rate)
@@ -214,5 +206,6 @@ class _GroupTrainer:
                 at = [(probe - j) * self.n_classes for j in range(probe + 1)]
                 parts = [self.blocks[j][chain, :, a : a + self.n_classes] for j, a in enumerate(at)]
                 weight = torch.cat(parts).T.contiguous().cpu().numpy()
+                intercept = self.bias[chain].view(-1, self.n_classes)[probe].cpu().numpy()
                 for index in indices:
-                    weights[index], bias[index] = weight, self.bias[chain, probe].cpu().numpy()
+                    weights[index], bias[index] = weight, intercept

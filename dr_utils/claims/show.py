@@ -1,0 +1,47 @@
+"""A notebook's rows of the claims table, laid out for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from dr_utils.checks import unknown
+from dr_utils.claims.registry import DIFFERS, HOLDS, NOT_TESTED, registered
+
+# Colours of the colour-blind palette, light enough for black text; the word stands beside them.
+_SHADES = {HOLDS: "#cfe8dd", DIFFERS: "#f9d9c0", NOT_TESTED: "#e8e8e8"}
+
+
+def show(table: pd.DataFrame, only: Sequence[str]):
+    """Lay out some claims: the paper's statement, the published number, ours with its spread, the verdict, why.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `evaluate`.
+    only : sequence of str
+        Claim ids, in the order wanted.
+
+    Returns
+    -------
+    pandas.io.formats.style.Styler
+
+    Raises
+    ------
+    ValueError
+        A claim that the table lacks.
+    """
+    rows = table.set_index("claim")
+    for name in only:
+        if name not in rows.index:
+            raise unknown("claim", name, rows.index)
+    rows = rows.loc[list(only)]
+    rows.insert(0, "statement", [registered[name].statement for name in rows.index])
+    columns = {"statement": "the paper says", "paper_figure": "where", "published": "published", "measured": "ours"}
+    shown = rows.rename(columns=columns)
+    return (
+        shown.style.set_properties(**{"text-align": "left", "vertical-align": "top", "white-space": "normal"})
+        .map(lambda verdict: f"background-color: {_SHADES[verdict]}; color: black", subset=["verdict"])
+        .set_table_styles([{"selector": "th", "props": "text-align: left; vertical-align: top"}])
+    )

@@ -1,0 +1,139 @@
+"""Networks: a registry of those that need no model hub, and any timm model beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from dr_utils import assets
+from dr_utils.assets import Asset, AssetError
+from dr_utils.checks import unknown
+from dr_utils.models import hub, keras_resnet50, torch_archives
+from dr_utils.models.network import Network, NetworkCard, weight_hash
+
+__all__ = ["Network", "NetworkCard", "available", "check_network", "load_model", "weight_hash"]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """How a network of the registry comes about: its archive, a converter, and the hash of what that must give."""
+
+    card: NetworkCard
+    archive: Asset
+    build: Callable[[], Network]
+    convert: Callable[[Path], dict[str, torch.Tensor]]
+    weight_hash: str
+
+
+_LITE_HASHES = (
+    "7de8cbbdf4f6bb2669ce8d746a00861700277ce6766248e023a860986f26db0a",
+    "38a7a7d575b1a7a4a34346174eb6cc6672fd6aa908d20523eed128c42f408ea4",
+    "759742ef376294058508dd5e2f328bf9e3f8417f74d88b9c7e5876433a79033c",
+)
+_ENTRIES = (
+    _Entry(keras_resnet50.CARD, keras_resnet50.ARCHIVE, keras_resnet50.build, keras_resnet50.convert,
+           "e756354bfa8197511c01733c48f197e9d7294f25423001be31c8cfbb77a68af9"),
+    _Entry(torch_archives.MOBILENET_CARD, torch_archives.MOBILENET_ARCHIVE, torch_archives.build_mobilenet_v2,
+           torch_archives.convert_mobilenet_v2, "82a0b01dd6e13e899b33a20a31ae5e424b6a450e3d040e838ff18e530a1d0bc2"),
+    *(_Entry(torch_archives.lite_card(i), torch_archives.lite_archive(i), partial(torch_archives.build_lite, i),
+             partial(torch_archives.convert_lite, i), _LITE_HASHES[i]) for i in range(3)),
+)  # fmt: skip
+_REGISTRY = {entry.card.name: entry for entry in _ENTRIES}
+
+
+def available() -> dict[str, NetworkCard]:
+    """Return the cards of the networks that need no model hub, by name."""
+    return {name: entry.card for name, entry in _REGISTRY.items()}
+
+
+def check_network(name: str) -> str:
+    """Return `name` if a network of the registry or of timm has it; nothing is fetched.
+
+    Raises
+    ------
+    ValueError
+        Nobody knows it; the message lists the registry, nearest first, and timm models of similar names.
+    """
+    if name in _REGISTRY:
+        return name
+    if not isinstance(name, str) or not hub.is_timm_model(name):
+        similar = hub.similar_timm_models(str(name))
+        hint = "Any timm model works too, where the model hub can be reached"
+        raise unknown("network", name, _REGISTRY, hint=hint + (f": {', '.join(similar)}." if similar else "."))
+    return name
+
+
+def load_model(name: str, *, pretrained: bool = True) -> Network:
+    """Load a network, in evaluation mode and with frozen weights.
+
+    Parameters
+    ----------
+    name : str
+        A name from `available()`, or any timm model (weights from the model hub).
+    pretrained : bool
+        Random weights if False: the structure alone, nothing is fetched.
+
+    Returns
+    -------
+    Network
+        From RGB images in [0, 1] to penultimate features.
+
+    Raises
+    ------
+    ValueError
+        Unknown name.
+    AssetError
+        The weights cannot be fetched, or are not those published.
+    CacheError
+        The cache folder cannot be used.
+    """
+    check_network(name)
+    if name not in _REGISTRY:
+        network = hub.load_timm(name, list(_REGISTRY), pretrained=pretrained)
+    else:
+        network = _REGISTRY[name].build()
+        if pretrained:
+            _load(network, _weights(_REGISTRY[name]))
+    return network.eval().requires_grad_(False)
+
+
+def _load(network: Network, state: dict[str, torch.Tensor]) -> None:
+    # The counters of training steps are not stored; everything else has to be there.
+    keys = network.load_state_dict(state, strict=False)
+    missing = [name for name in keys.missing_keys if not name.endswith("num_batches_tracked")]
+    if missing or keys.unexpected_keys:
+        first = (missing + keys.unexpected_keys)[0]
+        raise AssetError(
+            f"{network.card.name}: the weights do not fit this release's module (first: {first}); "
+            "use the torch, torchvision and timm releases of requirements.lock."
+        )
+
+
+def _weights(entry: _Entry) -> dict[str, torch.Tensor]:
+    """Return the converted weights: stored ones if their hash is right, else converted from the archive and stored."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    path = assets.cache_dir() / "weights" / f"{entry.card.name}-{entry.weight_hash[:16]}.safetensors"
+    if path.is_file():
+        try:
+            state = load_file(path)
+        except (SafetensorError, OSError, ValueError):  # cut short or overwritten: converted again below
+            state = {}
+        if weight_hash(state) == entry.weight_hash:
+            return state
+    state = entry.convert(assets.fetch(entry.archive))
+    state = {name: tensor.contiguous() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    if (found := weight_hash(state)) != entry.weight_hash:
+        raise AssetError(
+            f"{entry.card.name}: the converted weights have SHA-256 {found}, expected {entry.weight_hash}; "
+            "use the torch, torchvision and timm releases of requirements.lock."
+        )
+    assets.check_cache(sum(tensor.nbytes for tensor in state.values()))
+    with assets.atomic_path(path) as part:
+        save_file(state, part)
+    return state

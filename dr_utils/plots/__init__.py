@@ -1,0 +1,26 @@
+"""Figures of the paper from the study's tables; each function returns a matplotlib Figure."""
+
+from dr_utils.plots.architectures import accuracy_by_network, redundancy_by_network, table1, upstream_networks
+from dr_utils.plots.fairness import inequality
+from dr_utils.plots.prevalence import prevalence
+from dr_utils.plots.projections import projections, shift
+from dr_utils.plots.similarity import part_whole_cka, random_subset_cka
+from dr_utils.plots.style import PALETTE, save_figure
+from dr_utils.plots.width_mrl import matryoshka, width_ablation
+
+__all__ = [
+    "PALETTE",
+    "accuracy_by_network",
+    "inequality",
+    "matryoshka",
+    "part_whole_cka",
+    "prevalence",
+    "projections",
+    "random_subset_cka",
+    "redundancy_by_network",
+    "save_figure",
+    "shift",
+    "table1",
+    "upstream_networks",
+    "width_ablation",
+]

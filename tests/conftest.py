@@ -1,0 +1,42 @@
+"""What all tests share: quiet progress, no windows, no GPU tests without a GPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# Before anything imports matplotlib, numpy or torch.
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("DR_PROGRESS", "off")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items):
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if not on_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture
+def active_environment(tmp_path) -> dict[str, str]:
+    """Environment variables under which run_all.sh finds the python that runs the tests, and can install nothing."""
+    # By another name, so that it is judged as any active environment is, not kept in step as the checkout's .venv.
+    (tmp_path / "active").symlink_to(sys.prefix)
+    kept = {name: value for name, value in os.environ.items() if name not in ("CONDA_PREFIX", "DR_TORCH")}
+    return kept | {"VIRTUAL_ENV": str(tmp_path / "active"), "UV_OFFLINE": "1", "PIP_NO_INDEX": "1"}

@@ -1,0 +1,170 @@
+"""Profiles: mini says what the issue asks for; every kind of mistake gets one clear line."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import yaml
+
+from dr_utils.profiles import ProfileError, available, find_profile, load_profile
+
+SMALL = {
+    "networks": ["net_a", "net_b"],
+    "tasks": {"first_task": {"train": 30, "test": 20, "resolution": 32}, "second_task": {}},
+    "fractions": [0.5, 0.1, 1, 0.5],
+    "seeds": [1, 2],
+    "deltas": [0.9, 0.75],
+    "selections": [
+        {"selection": "random"},
+        {"selection": "pca", "networks": ["net_a"], "fractions": [0.2]},
+        {"selection": "pca", "networks": ["net_a"], "tasks": ["first_task"], "fractions": [0.1]},
+    ],
+}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write SMALL with changes and return its path."""
+
+    def write(change=lambda content: None, name="small.yaml"):
+        content = copy.deepcopy(SMALL)
+        change(content)
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return write
+
+
+def test_mini_is_what_the_issue_asks_for():
+    mini = load_profile("mini")
+    lite = [f"efficientnet_lite{i}" for i in range(3)]
+    assert mini.networks == ["keras_resnet50", "mobilenet_v2", *lite]
+    assert list(mini.tasks) == ["cifar10", "groceries", "fashion_mnist", "digits"]
+    assert mini.tasks["cifar10"].eval_sets == ["test", "corrupted"]
+    assert all(task.test is None or task.test >= 1000 for task in mini.tasks.values())
+    assert mini.fractions == [0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0]
+    assert mini.seeds == [1, 2, 3, 4, 5]
+    assert (mini.deltas[0], mini.deltas[-1]) == (0.75, 1.0)
+    probe = mini.probe
+    assert (probe.lr, probe.momentum, probe.weight_decay, probe.batch_size) == (0.1, 0.9, 1e-4, 256)
+    assert (probe.epochs, probe.step_epochs, probe.gamma, probe.standardise) == (50, 10, 0.1, False)
+    assert mini.probe.solvers == ["sgd", "ridge"]
+    assert mini.cka.estimators == ["biased", "debiased"] and mini.cka.images == 1000
+
+
+def test_every_profile_of_the_checkout_loads(root):
+    assert "mini" in available()
+    for name in available():
+        assert load_profile(name).name == name
+    for path in (root / "tests" / "profiles").glob("*.yaml"):
+        assert load_profile(path).name == path.stem
+
+
+def test_content_is_put_in_order(written):
+    profile = load_profile(written())
+    assert profile.name == "small"
+    assert profile.fractions == [0.1, 0.5, 1.0] and profile.deltas == [0.75, 0.9]
+    assert profile.cells()[:3] == [("net_a", "first_task"), ("net_a", "second_task"), ("net_b", "first_task")]
+    assert profile.selected("net_a", "first_task") == {"random": [0.1, 0.5, 1.0], "pca": [0.1, 0.2]}
+    assert profile.selected("net_a", "second_task")["pca"] == [0.2]
+    assert list(profile.selected("net_b", "first_task")) == ["random"]
+    assert profile.cka_tasks() == ["first_task", "second_task"]
+    assert load_profile(profile) is profile
+
+
+def test_fingerprint_follows_what_decides_results(written):
+    first = load_profile(written()).fingerprint()
+    assert load_profile(written(lambda c: c.update(title="Other words"))).fingerprint() == first
+    assert load_profile(written(lambda c: c.update(fractions=[1.0, 0.1, 0.5]))).fingerprint() == first
+    assert load_profile(written(lambda c: c.update(subset_seed=1))).fingerprint() != first
+    assert load_profile(written(lambda c: c.update(probe={"lr": 0.2}))).fingerprint() != first
+
+
+MISTAKES = {
+    "key": (lambda c: c.update(seed=[1]), "unknown profile key 'seed'; known, nearest first: seeds, "),
+    "deep key": (
+        lambda c: c["tasks"]["first_task"].update(trian=3),
+        "tasks.first_task: unknown profile key 'trian'; known, nearest first: train, ",
+    ),
+    "missing": (lambda c: c.pop("networks"), "networks: this key is missing."),
+    "type": (
+        lambda c: c["tasks"]["first_task"].update(train="many"),
+        "tasks.first_task.train: expected a valid integer; got 'many'.",
+    ),
+    "yes for 1": (lambda c: c.update(probe={"epochs": True}), "probe.epochs: expected a valid integer; got True."),
+    "no images": (lambda c: c["tasks"]["first_task"].update(test=0), "first_task.test: expected greater than or equal"),
+    "no test": (lambda c: c["tasks"]["first_task"].update(eval_sets=["new"]), "eval_sets must hold 'test'; got"),
+    "fraction 0": (lambda c: c.update(fractions=[0, 1.0]), "fractions.0: fraction must lie in (0, 1] "),
+    "fraction 1.5": (lambda c: c["selections"][1].update(fractions=[1.5]), "selections.1.fractions.0: fraction must"),
+    "no full layer": (lambda c: c.update(fractions=[0.5]), "fractions must hold 1.0, the full layer"),
+    "delta": (lambda c: c.update(deltas=[0.9, 1.2]), "deltas.1: delta must lie in (0, 1] "),
+    "selection": (
+        lambda c: c["selections"].append({"selection": "randm"}),
+        "selections.3.selection: unknown selection 'randm'; known, nearest first: random, ",
+    ),
+    "names": (lambda c: c["selections"][1].update(tasks="some"), 'selections.1.tasks: expected "all" or a list'),
+    "network of a selection": (
+        lambda c: c["selections"][1].update(networks=["net_c"]),
+        "unknown network in this profile 'net_c'; known, nearest first: net_a, net_b.",
+    ),
+    "no random": (lambda c: c["selections"].pop(0), "selections lack random subsets for net_a on first_task"),
+    "solver": (lambda c: c.update(probe={"solvers": ["adam"]}), "probe.solvers.0: expected 'sgd' or 'ridge'; got"),
+    "twice": (lambda c: c.update(seeds=[1, 2, 1]), "seeds: 1 is listed twice; got [1, 2, 1]."),
+    "other name": (lambda c: c.update(name="mini"), "name: expected 'small', the file's own; got 'mini'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_gets_one_clear_line(written, mistake):
+    change, message = MISTAKES[mistake]
+    with pytest.raises(ProfileError) as error:
+        load_profile(written(change))
+    assert message in str(error.value)
+    assert str(error.value).startswith("profile small.yaml: ")
+    assert "\n" not in str(error.value)
+
+
+def test_two_mistakes_get_two_lines(written):
+    with pytest.raises(ProfileError) as error:
+        load_profile(written(lambda c: c.update(seeds=3, probe={"lr": -1.0})))
+    lines = str(error.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["seeds", "probe.lr"]
+
+
+@pytest.mark.parametrize("text", ["networks: [a", "just words", ""])
+def test_file_that_is_no_profile(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ProfileError, match=r"^profile broken\.yaml (is not YAML|must be a mapping)") as error:
+        load_profile(path)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_profile_lists_those_that_exist(tmp_path):
+    with pytest.raises(ProfileError, match=r"unknown profile 'minni'; known, nearest first: mini"):
+        find_profile("minni")
+    with pytest.raises(ProfileError, match=r"no profile file .*one of: .*mini"):
+        find_profile(tmp_path / "absent.yaml")
+
+
+def test_names_are_checked_against_registries(written):
+    class Card:
+        splits = ("train", "test")
+
+    profile = load_profile(written(lambda c: c["tasks"]["first_task"].update(eval_sets=["test", "corrupted"])))
+    tasks = {"first_task": None, "second_task": None}
+    profile.check_names(["net_a", "net_b"], tasks)
+    with pytest.raises(ValueError, match="unknown network 'net_b'; known, nearest first: net_a"):
+        profile.check_names(["net_a"], tasks)
+    with pytest.raises(ValueError, match="unknown task 'second_task'; known, nearest first: first_task"):
+        profile.check_names(["net_a", "net_b"], ["first_task"])
+    with pytest.raises(ValueError, match="unknown evaluation set of first_task 'corrupted'.*: test"):
+        profile.check_names(["net_a", "net_b"], tasks | {"first_task": Card()})
+
+
+def test_folder_of_results(written, tmp_path, root):
+    profile = load_profile(written())
+    assert profile.folder(tmp_path / "here") == tmp_path.resolve() / "here" / "small"
+    assert profile.folder() == root / "outputs" / "small"

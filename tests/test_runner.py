@@ -1,0 +1,253 @@
+"""The runner on throw-away notebooks: what it runs, keeps, reports and leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from dr_utils import progress as progress_module
+from dr_utils import runner
+
+PARAMETERS = 'profile = "mini"\nout = ""\ndevice = "auto"'
+WRITE_TABLE = """\
+from pathlib import Path
+tables = Path(out) / Path(profile).stem / "tables"
+tables.mkdir(parents=True, exist_ok=True)
+(tables / "seen.csv").write_text(f"device,count\\n{device},1\\n")
+"""
+
+
+def write_notebook(path: Path, *sources: str) -> None:
+    cells = [new_markdown_cell("# Title"), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+    for number, source in enumerate(sources, start=1):
+        cells += [new_markdown_cell(f"## {number} Section"), new_code_cell(source)]
+    nbformat.write(new_notebook(cells=cells), path)
+
+
+@pytest.fixture
+def notebooks(tmp_path) -> Path:
+    folder = tmp_path / "notebooks here"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def arguments(tmp_path, root) -> list[str]:
+    return ["--profile", str(root / "tests/profiles/tiny.yaml"), "--out", str(tmp_path / "results"), "--device", "cpu"]
+
+
+def outputs_of(path: Path) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(output.get("text", "") for cell in cells if cell.cell_type == "code" for output in cell.outputs)
+
+
+def test_a_whole_run_then_a_second_one(notebooks, arguments, tmp_path, capsys, monkeypatch):
+    # A "python3" kernel installed for the user that points elsewhere must not be used.
+    stale = tmp_path / "jupyter" / "kernels" / "python3"
+    stale.mkdir(parents=True)
+    (stale / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    write_notebook(notebooks / "01_good.ipynb", "import os, sys\nprint(sys.executable)", WRITE_TABLE,
+                   "print('half way', file=sys.stderr)")
+    write_notebook(notebooks / "02_bad.ipynb", "1 + 1", "raise ValueError('first line\\nsecond line')", "2")
+    write_notebook(notebooks / "03_after.ipynb", "print('reached')")
+    (notebooks / "scratch.ipynb").write_text("not numbered")
+
+    assert runner.main(arguments, notebooks) == 1
+    shown = capsys.readouterr().out
+    executed = tmp_path / "results" / "tiny" / "notebooks"
+    left = sorted(path.name for path in executed.iterdir())
+    assert left == ["01_good.ipynb", "02_bad.failed.ipynb", "03_after.ipynb"]
+    assert sys.executable in outputs_of(executed / "01_good.ipynb")
+    assert (tmp_path / "results/tiny/tables/seen.csv").read_text() == "device,count\ncpu,1\n"
+    assert "reached" in outputs_of(executed / "03_after.ipynb")
+    failed = nbformat.read(executed / "02_bad.failed.ipynb", as_version=4)
+    (number,) = (c.execution_count for c in failed.cells if c.cell_type == "code" and "second line" in c.source)
+    assert f"cell {number} (2 Section): ValueError: first line second line" in shown
+    assert "[1/3] 01_good: running" in shown and "[1/3]   half way" in shown
+    assert "02_bad.failed.ipynb" in shown and "1 of 3 notebooks failed" in shown
+
+    # Again: what is finished is kept to the byte, what failed is tried again and may now succeed.
+    before = (executed / "01_good.ipynb").read_bytes()
+    write_notebook(notebooks / "02_bad.ipynb", "1 + 1")
+    monkeypatch.setattr(runner, "fingerprint", lambda notebook, run: "the same")
+    for name in ("01_good", "03_after"):
+        content = json.loads((executed / f"{name}.ipynb").read_text())
+        content["metadata"][runner.DONE]["inputs"] = "the same"
+        (executed / f"{name}.ipynb").write_text(json.dumps(content))
+    before = (executed / "01_good.ipynb").read_bytes()
+    assert runner.main(arguments, notebooks) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("finished earlier") == 2 and "[2/3] 02_bad: running" in shown and "all notebooks done" in shown
+    assert (executed / "01_good.ipynb").read_bytes() == before
+    assert not (executed / "02_bad.failed.ipynb").exists()
+
+
+@pytest.fixture
+def finished(notebooks, arguments, tmp_path):
+    """A notebook that finished, without the minute of running it."""
+    write_notebook(notebooks / "01_good.ipynb", "1 + 1")
+    _, run = runner.prepare(runner.parse(arguments), notebooks)
+    table = run.folder / "tables" / "probes.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("model\n")
+    content = json.loads((notebooks / "01_good.ipynb").read_text())
+    inputs = runner.fingerprint(notebooks / "01_good.ipynb", run)
+    content["metadata"][runner.DONE] = {"inputs": inputs, "made": ["tables/probes.csv"]}
+    (run.executed / "01_good.ipynb").write_text(json.dumps(content))
+    return notebooks / "01_good.ipynb", run, table
+
+
+def test_finished_means_same_inputs_and_products(finished, arguments, monkeypatch):
+    notebook, run, table = finished
+    assert runner.is_finished(notebook, run)
+
+    table.unlink()
+    assert not runner.is_finished(notebook, run)
+    table.write_text("model\n")
+    assert runner.is_finished(notebook, run)
+
+    other = runner.Run(run.profile, run.profile_source, run.out, "cuda", run.notebooks)
+    assert not runner.is_finished(notebook, other)
+
+    changed = run.profile.model_copy(update={"seeds": [9]})
+    assert not runner.is_finished(notebook, runner.Run(changed, "", run.out, "cpu", run.notebooks))
+
+    write_notebook(notebook, "1 + 2")
+    assert not runner.is_finished(notebook, run)
+
+
+def test_outputs_in_the_source_do_not_count(finished):
+    notebook, run, _ = finished
+    content = nbformat.read(notebook, as_version=4)
+    content.cells[-1].execution_count = 7
+    nbformat.write(content, notebook)
+    assert runner.is_finished(notebook, run)
+
+
+def test_truncated_result_is_not_finished(finished):
+    notebook, run, _ = finished
+    target = run.executed / notebook.name
+    target.write_text(target.read_text()[:-40])
+    assert not runner.is_finished(notebook, run)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_leaves_no_half_file_and_no_kernel(notebooks, arguments, tmp_path, sent, capsys):
+    alive = tmp_path / "alive"
+    write_notebook(notebooks / "01_slow.ipynb",
+                   f"import os, time\nopen({str(alive)!r}, 'w').write(str(os.getpid()))\ntime.sleep(120)")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def interrupt() -> None:
+        while not (alive.exists() and alive.read_text()):
+            time.sleep(0.1)
+        os.kill(os.getpid(), sent)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    start = time.monotonic()
+    assert runner.main(arguments, notebooks) == 130
+    assert time.monotonic() - start < 100
+    assert "interrupted: what is finished is kept" in capsys.readouterr().out
+    assert list((tmp_path / "results/tiny/notebooks").iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):
+            os.kill(int(alive.read_text()), 0)
+            time.sleep(0.1)
+
+
+def test_notebooks_are_found_by_number_or_name(notebooks):
+    for name in ("03_c", "01_a", "11_d", "notes"):
+        write_notebook(notebooks / f"{name}.ipynb")
+    found = runner.find_notebooks(notebooks)
+    assert [path.stem for path in found] == ["01_a", "03_c", "11_d"]
+    assert runner.find_notebooks(notebooks, ["3", "01"]) == found[:2]
+    assert runner.find_notebooks(notebooks, ["11_d.ipynb"]) == found[2:]
+    with pytest.raises(ValueError, match=r"unknown notebook '04'; known, nearest first: .*01_a"):
+        runner.find_notebooks(notebooks, ["01", "04"])
+    with pytest.raises(ValueError, match="no numbered notebooks"):
+        runner.find_notebooks(notebooks / "absent")
+
+
+def test_bad_input_is_told_in_one_line_before_anything_runs(notebooks, arguments, root, tmp_path, capsys, monkeypatch):
+    write_notebook(notebooks / "01_a.ipynb")
+    (tmp_path / "file").write_text("")
+    tiny = (root / "tests/profiles/tiny.yaml").read_text()
+    (tmp_path / "network.yaml").write_text(tiny.replace("mobilenet_v2", "mobilnet_v2"))
+    (tmp_path / "task.yaml").write_text(tiny.replace("digits", "digit"))
+    for extra, message in (
+        (["--profile", "papr"], "unknown profile 'papr'; known, nearest first: "),
+        (["--profile", str(tmp_path / "network.yaml")], "unknown network 'mobilnet_v2'; known, nearest first: mob"),
+        (["--profile", str(tmp_path / "task.yaml")], "unknown task 'digit'; known, nearest first: digits"),
+        (["--only", "07"], "unknown notebook '07'; known, nearest first: 01_a."),
+        (["--out", str(tmp_path / "file")], "cannot write to "),
+    ):
+        assert runner.main([*arguments, *extra], notebooks) == 2
+        shown = capsys.readouterr()
+        assert message in shown.err and shown.err.count("\n") == 1 and shown.out == ""
+    monkeypatch.setenv("DR_HOME", str(tmp_path / "file"))
+    assert runner.main(arguments, notebooks) == 2
+    shown = capsys.readouterr()
+    assert "DR_HOME" in shown.err and shown.err.count("\n") == 1
+    with pytest.raises(SystemExit) as stop:
+        runner.main([*arguments, "--device", "tpu"], notebooks)
+    assert stop.value.code == 2
+
+
+def test_device(notebooks, arguments, monkeypatch, capsys):
+    import torch
+
+    write_notebook(notebooks / "01_a.ipynb")
+
+    def chosen(device: str) -> str:
+        return runner.prepare(runner.parse([*arguments, "--device", device]), notebooks)[1].device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert chosen("auto") == chosen("cpu") == "cpu"
+    assert runner.main([*arguments, "--device", "cuda"], notebooks) == 2
+    assert "torch sees no CUDA device" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen("auto") == chosen("cuda") == "cuda"
+    assert chosen("cpu") == "cpu"
+
+
+def test_claims_are_counted_and_those_that_differ_named(tmp_path):
+    path = tmp_path / "claims.csv"
+    path.write_text(
+        "claim,paper_figure,published,measured,verdict,why\n"
+        "P1,Fig 1a,within 5 %,4.1 points,holds,\n"
+        "P4,Sec 2.1,more classes need more,tau -0.2,differs,few tasks\n"
+        "P5,Fig 1b,adv > std,,not_tested,no such network\n"
+    )
+    lines = runner.claims_lines(path)
+    assert "3 claims: 1 holds, 1 differs, 1 not tested" in lines[1]
+    assert lines[2:] == ["  differs: P4 (Sec 2.1): published more classes need more; measured tau -0.2"]
+    assert runner.claims_lines(tmp_path / "absent.csv") == []
+
+
+def test_plain_progress_prints_whole_lines_rarely(capsys, monkeypatch):
+    now = iter(range(0, 1000, 3))  # every look at the clock is 3 seconds later
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: float(next(now)))
+    assert list(progress_module.PlainProgress(range(8), "reading", unit="images", every=10)) == list(range(8))
+    shown = capsys.readouterr().err
+    assert "\r" not in shown
+    lines = shown.splitlines()
+    assert 2 <= len(lines) <= 4
+    assert lines[0].startswith("reading: 4 of 8 images (50 %), 0:")
+    assert lines[-1].startswith("reading: 8 of 8 images (100 %)")
+
+
+def test_quick_work_shows_no_progress(capsys):
+    with progress_module.PlainProgress(total=3, desc="quick") as bar:
+        bar.update(3)
+    assert capsys.readouterr().err == ""

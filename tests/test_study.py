@@ -1,0 +1,260 @@
+"""The whole study on a tiny task: same tables twice, nothing done twice, tables agree with their definitions."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import dr_utils.study as study_module
+from dr_utils import assets
+from dr_utils.cka import linear_cka
+from dr_utils.fairness import coefficient_of_variation, gini
+from dr_utils.features import Features
+from dr_utils.models import Network, NetworkCard
+from dr_utils.probes import fit_probes
+from dr_utils.profiles import Profile
+from dr_utils.redundancy import diffused_redundancy
+from dr_utils.study import CELL_TABLES, Study, read_tables
+from dr_utils.study.cell import CellSpec, compute_cell
+from dr_utils.subsets import fit_projection, random_subsets
+
+FRACTIONS = [0.05, 0.2, 0.5, 1.0]
+
+
+def tiny_network(name: str) -> Network:
+    """A small convolutional network with seeded weights: enough for features that tell digits apart."""
+    torch.manual_seed(len(name))
+    body = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 12, 3, stride=2, padding=1), torch.nn.ReLU(),
+        torch.nn.Conv2d(12, 40, 3, stride=2, padding=1), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(),
+    )  # fmt: skip
+    card = NetworkCard(
+        name=name, title=name, width=160, family="tiny", training="standard", upstream="none", kind="small",
+        source="tests", licence="MIT", top1=None,
+    )  # fmt: skip
+    return Network(card, body)
+
+
+@pytest.fixture
+def profile():
+    return Profile.model_validate(
+        {
+            "name": "digits_twice",
+            "networks": ["tiny_a", "tiny_bb"],
+            "tasks": {"digits": {"train": 150, "test": 120, "resolution": 16, "eval_sets": ["test"]}},
+            "fractions": FRACTIONS,
+            "seeds": [1, 2, 3],
+            "deltas": [0.8, 0.9],
+            "selections": [
+                {"selection": "random"},
+                {"selection": "pca"},
+                {"selection": "first", "networks": ["tiny_a"], "fractions": [0.2]},
+                {"selection": "projection_gaussian", "networks": ["tiny_a"]},
+            ],
+            "probe": {"solvers": ["sgd", "ridge"], "epochs": 6, "step_epochs": 2},
+            "cka": {"images": 100},
+        }
+    )
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    monkeypatch.setattr(study_module, "load_model", tiny_network)
+    monkeypatch.setenv("DR_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DR_PROGRESS", "off")
+    return tmp_path
+
+
+def test_two_runs_from_nothing_write_the_same_bytes(tiny, profile, monkeypatch):
+    written = []
+    for run in ("one", "two"):
+        monkeypatch.setenv("DR_HOME", str(tiny / f"home-{run}"))
+        study = Study(profile, out=tiny / run, device="cpu")
+        study.run()
+        written.append({p.name: p.read_bytes() for p in study.tables_folder.glob("*.csv")})
+    assert set(written[0]) == {f"{n}.csv" for n in (*CELL_TABLES, "networks", "tasks", "claims")}
+    assert written[0] == written[1]
+
+
+def test_a_second_run_computes_nothing(tiny, profile, monkeypatch):
+    first = Study(profile, out=tiny, device="cpu").run()
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("computed twice")
+
+    monkeypatch.setattr(study_module, "compute_cell", refuse)
+    monkeypatch.setattr("dr_utils.features._forward", refuse)
+    again = Study(profile, out=tiny, device="cpu").run()
+    for name in CELL_TABLES:
+        pd.testing.assert_frame_equal(first[name], again[name])
+    read = read_tables(tiny / profile.name / "tables")
+    pd.testing.assert_frame_equal(read["probes"], first["probes"])
+
+
+def test_interrupted_run_keeps_finished_cells(tiny, profile, monkeypatch):
+    real = compute_cell
+
+    def stop_at_second(model, *args, **kwargs):
+        if model == "tiny_bb":
+            raise KeyboardInterrupt
+        return real(model, *args, **kwargs)
+
+    monkeypatch.setattr(study_module, "compute_cell", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        Study(profile, out=tiny, device="cpu").run()
+    computed = []
+    monkeypatch.setattr(
+        study_module, "compute_cell", lambda model, *a, **k: computed.append(model) or real(model, *a, **k)
+    )
+    Study(profile, out=tiny, device="cpu").run()
+    assert computed == ["tiny_bb"]
+
+
+def test_a_changed_profile_drops_old_cells(tiny, profile):
+    Study(profile, out=tiny, device="cpu").run()
+    changed = profile.model_copy(update={"seeds": [1, 2]})
+    tables = Study(changed, out=tiny, device="cpu").run(networks=["tiny_a"])
+    assert set(tables["probes"].model) == {"tiny_a"}
+    assert set(tables["probes"].seed) == {1, 2}
+
+
+def test_tables_hold_every_probe_once_with_the_columns_agreed(tiny, profile):
+    tables = Study(profile, out=tiny, device="cpu").run()
+    probes = tables["probes"]
+    assert list(probes.columns) == [
+        "model", "dataset", "eval_set", "selection", "fraction", "n_neurons", "seed", "accuracy", "solver", "features",
+    ]  # fmt: skip
+    assert not probes.duplicated(["model", "selection", "fraction", "seed", "solver"]).any()
+    # Per solver: random and PCA at 4 fractions for both networks; first at 1, Gaussian at 4 for one; 3 seeds.
+    assert len(probes) == 2 * 3 * (4 * 2 * 2 + 1 + 4)
+    assert probes.accuracy.between(0, 1).all()
+    assert tables["cka"].groupby(["model", "estimator", "comparison"]).size().eq(4 * 3).all()
+    assert (tables["tasks"].n_train == 150).all() and (tables["tasks"].n_test == 120).all()
+    curve = probes[(probes.selection == "random") & (probes.solver == "ridge")].groupby("fraction").accuracy.mean()
+    assert curve.iloc[-1] > curve.iloc[0] + 0.2
+
+
+def test_unknown_names_stop_before_work(tiny, profile):
+    study = Study(profile, out=tiny, device="cpu")
+    with pytest.raises(ValueError, match="unknown network 'tiny_c'; known, nearest first: tiny_a"):
+        study.run(networks=["tiny_c"])
+    with pytest.raises(ValueError, match="unknown task 'digit'"):
+        study.run(tasks=["digit"])
+    wrong = profile.model_dump() | {"tasks": {"cifar": {"resolution": 32}}}
+    with pytest.raises(ValueError, match="unknown task 'cifar'; known, nearest first: cifar10"):
+        Study(Profile.model_validate(wrong), out=tiny)
+
+
+def test_no_tables_is_said(tmp_path):
+    with pytest.raises(ValueError, match="no tables in"):
+        read_tables(tmp_path)
+
+
+@pytest.fixture
+def cell():
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(3, 30))
+
+    def split(n, name):
+        y = np.arange(n) % 3
+        x = np.maximum(centres[y] + rng.normal(size=(n, 30)), 0).astype(np.float32)
+        return Features(x, y, name, {})
+
+    train, evals = split(24, "train"), {"test": split(60, "test"), "shifted": split(33, "shifted")}
+    spec = CellSpec(
+        fractions=FRACTIONS, seeds=[1, 2], deltas=[0.8, 0.95],
+        selections={"random": FRACTIONS, "pca": FRACTIONS, "projection_uniform": [0.5]},
+        solvers=["sgd"], standardise=False, sgd={"epochs": 4}, ridge_alpha=1.0,
+        cka_estimators=["biased", "debiased"], cka_images=50,
+    )  # fmt: skip
+    return train, evals, spec, *compute_cell("m", "d", train, evals, ["a", "b", "c"], spec)
+
+
+def test_a_cell_agrees_with_probes_fitted_one_selection_at_a_time(cell):
+    train, evals, spec, tables, _ = cell
+    for eval_set in evals:
+        for seed in spec.seeds:
+            subsets = [random_subsets(30, f, [seed])[0] for f in FRACTIONS]
+            alone = fit_probes(train.x, train.y, evals[eval_set].x, evals[eval_set].y, subsets, seed=seed, epochs=4)
+            rows = tables["probes"].query("selection == 'random' and eval_set == @eval_set and seed == @seed")
+            np.testing.assert_allclose(rows.sort_values("fraction").accuracy, alone.accuracy, atol=1e-9)
+    projection = fit_projection("projection_uniform", train.x, seed=2)
+    alone = fit_probes(
+        projection.transform(train.x), train.y, projection.transform(evals["test"].x), evals["test"].y,
+        [np.arange(15)], seed=2, epochs=4,
+    )  # fmt: skip
+    row = tables["probes"].query("selection == 'projection_uniform' and seed == 2 and eval_set == 'test'")
+    assert row.accuracy.item() == pytest.approx(alone.accuracy[0])
+
+
+def test_pca_beyond_the_samples_says_so(cell):
+    *_, tables, notes = cell
+    pca = tables["probes"].query("selection == 'pca' and fraction == 1.0")
+    assert (pca.n_neurons == 23).all()
+    assert any("24 train samples span 23 of 30 components" in note for note in notes)
+
+
+def test_cka_rows_agree_with_one_call_per_subset(cell):
+    _, evals, spec, tables, _ = cell
+    x = evals["test"].x[:50].astype(np.float64)
+    for row in tables["cka"].itertuples():
+        a = x[:, random_subsets(30, row.fraction, [row.seed_a])[0]]
+        b = x if row.seed_b == -1 else x[:, random_subsets(30, row.fraction, [row.seed_b])[0]]
+        assert row.cka == pytest.approx(linear_cka(a, b, estimator=row.estimator), abs=1e-8)
+    assert set(tables["cka"].query("comparison == 'part_part'").seed_a) == {1}
+
+
+def test_redundancy_and_fairness_follow_from_the_other_tables(cell):
+    *_, tables, _ = cell
+    probes = tables["probes"].query("selection == 'random' and eval_set == 'test'")
+    curve = probes.pivot(index="fraction", columns="seed", values="accuracy")
+    row = tables["redundancy"].query("task == 'probe' and rule == 'first' and delta == 0.8").iloc[0]
+    assert row.dr == diffused_redundancy(curve.index, curve.to_numpy(), curve.loc[1.0].to_numpy(), 0.8)
+    assert row.low <= row.dr <= row.high
+    part = tables["per_class"].query("selection == 'pca' and fraction == 0.2 and eval_set == 'test'")
+    means = part.groupby("class_name").class_accuracy.mean()
+    fair = tables["fairness"].query("selection == 'pca' and fraction == 0.2").iloc[0]
+    assert fair.gini == pytest.approx(gini(means))
+    assert fair.coefficient_of_variation == pytest.approx(coefficient_of_variation(means))
+    assert fair.accuracy == pytest.approx(
+        tables["probes"].query("selection == 'pca' and fraction == 0.2 and eval_set == 'test'").accuracy.mean()
+    )
+
+
+def test_standardised_features_are_fitted_on_train_and_recorded(cell):
+    train, evals, spec, *_ = cell
+    tables, _ = compute_cell(
+        "m", "d", train, evals, ["a", "b", "c"],
+        CellSpec(**{**spec.__dict__, "standardise": True, "selections": {"random": [1.0]}, "fractions": [1.0]}),
+    )  # fmt: skip
+    assert set(tables["probes"].features) == {"standardised"}
+    mean, std = train.x.mean(0), train.x.std(0)
+    alone = fit_probes(
+        (train.x - mean) / std, train.y, (evals["shifted"].x - mean) / std, evals["shifted"].y,
+        [random_subsets(30, 1.0, [1])[0]], seed=1, epochs=4,
+    )  # fmt: skip
+    row = tables["probes"].query("eval_set == 'shifted' and seed == 1")
+    assert row.accuracy.item() == pytest.approx(alone.accuracy[0])
+
+
+def test_cells_are_whole_or_absent(tiny, profile, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", fail)
+    with pytest.raises(OSError, match="disk full"):
+        Study(profile, out=tiny, device="cpu").run()
+    cells = assets.cache_dir() / "cells"
+    assert not list(cells.glob("*")), "half a cell was left behind"
+
+
+def test_index_is_readable(tiny, profile):
+    study = Study(profile, out=tiny, device="cpu")
+    study.run()
+    index = json.loads((study.tables_folder / "cells.json").read_text())
+    assert set(index) == {"tiny_a/digits", "tiny_bb/digits"}

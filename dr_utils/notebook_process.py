@@ -158,13 +158,23 @@ def _papermill(source: Path, target: Path, parameters: dict, watch: _Watch) -> F
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             papermill.execute_notebook(
-                source, target, parameters=parameters, kernel_name="python3", language="python", cwd=source.parent,
-                progress_bar=False, start_timeout=KERNEL_START, stderr_file=watch,
-                kernel_manager_class=Kernel, on_cell_start=watch.on_cell_start,
+                source,
+                target,
+                parameters=parameters,
+                kernel_name="python3",
+                language="python",
+                cwd=source.parent,
+                progress_bar=False,
+                start_timeout=KERNEL_START,
+                stderr_file=watch,
+                kernel_manager_class=Kernel,
+                on_cell_start=watch.on_cell_start,
             )
     except PapermillExecutionError as error:
-        return Failure(f"cell {error.exec_count}" + (f" ({watch.section})" if watch.section else ""),
-                       _one_line(f"{error.ename}: {error.evalue}"))
+        return Failure(
+            f"cell {error.exec_count}" + (f" ({watch.section})" if watch.section else ""),
+            _one_line(f"{error.ename}: {error.evalue}"),
+        )
     except DeadKernelError:
         return Failure(watch.where(), "the kernel died; most often the machine had too little memory")
     except Exception as error:  # noqa: BLE001 - whatever stops one notebook must not stop the others
@@ -185,4 +195,3 @@ def _end_kernel(watch: _Watch) -> None:
                 return
             except OSError:
                 continue
-

@@ -112,9 +112,10 @@ class Probe(_Part):
 class CKA(_Part):
     """Similarity of part and whole: estimators, and how many test images (null: all) of which tasks."""
 
-    estimators: Annotated[
-        list[Literal["biased", "debiased"]], Field(min_length=1), AfterValidator(_distinct)
-    ] = ["biased", "debiased"]
+    estimators: Annotated[list[Literal["biased", "debiased"]], Field(min_length=1), AfterValidator(_distinct)] = [
+        "biased",
+        "debiased",
+    ]
     images: Annotated[int, Field(ge=4)] | None = 1000
     tasks: Names = "all"
 

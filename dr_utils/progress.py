@@ -18,8 +18,14 @@ def clock(seconds: float) -> str:
 class PlainProgress:
     """The part of tqdm that the suite uses, as whole lines on stderr: no carriage returns, at most one per interval."""
 
-    def __init__(self, iterable: Iterable | None = None, desc: str = "", total: int | None = None,
-                 unit: str = "it", every: float | None = None):
+    def __init__(
+        self,
+        iterable: Iterable | None = None,
+        desc: str = "",
+        total: int | None = None,
+        unit: str = "it",
+        every: float | None = None,
+    ):
         if total is None and hasattr(iterable, "__len__"):
             total = len(iterable)
         self.iterable, self.desc, self.total, self.unit = iterable, desc, total, unit

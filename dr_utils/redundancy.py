@@ -104,9 +104,7 @@ def diffused_redundancy_interval(
     reached = np.cumsum(probability[order])
     tail = (1 - confidence) / 2
     # The last cumulative sum may fall short of 1 by rounding; the tolerance keeps the index inside.
-    low, high = (
-        _redundancy(drawn[order[np.searchsorted(reached, level - TOLERANCE)]]) for level in (tail, 1 - tail)
-    )
+    low, high = (_redundancy(drawn[order[np.searchsorted(reached, level - TOLERANCE)]]) for level in (tail, 1 - tail))
     return dr, min(low, dr), max(high, dr)
 
 
@@ -165,9 +163,7 @@ def _check_curve(fractions, performance, full) -> tuple[np.ndarray, np.ndarray, 
         )
     performance = performance.reshape(len(fractions), -1)
     if full.ndim != 1 or len(full) not in (1, performance.shape[1]):
-        raise ValueError(
-            f"full must be one number or one per seed ({performance.shape[1]}); got shape {full.shape}."
-        )
+        raise ValueError(f"full must be one number or one per seed ({performance.shape[1]}); got shape {full.shape}.")
     if not (np.isfinite(full).all() and (full > 0).all()):
         raise ValueError(f"the full layer's performance must be finite and above 0; got {full.min()}.")
     order = np.argsort(fractions)

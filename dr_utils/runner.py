@@ -133,8 +133,9 @@ def run_notebook(notebook: Path, run: Run, label: str = "") -> Outcome:
         if failure:
             if unfinished.is_file():
                 os.replace(unfinished, failed)
-            return Outcome(notebook, "failed", seconds, failure.cell, failure.error,
-                           failed if failed.is_file() else None)
+            return Outcome(
+                notebook, "failed", seconds, failure.cell, failure.error, failed if failed.is_file() else None
+            )
         made = [name for name, stamp in _made_in(run.folder).items() if before.get(name) != stamp]
         content = json.loads(unfinished.read_text(encoding="utf-8"))
         content["metadata"][DONE] = {"inputs": inputs, "made": sorted(made), "seconds": round(seconds, 1)}
@@ -211,8 +212,9 @@ def claims_lines(path: Path) -> list[str]:
     if not path.is_file():
         return []
     claims = pd.read_csv(path, dtype=str, keep_default_na=False)
-    counts = ", ".join(f"{int((claims['verdict'] == v).sum())} {v.replace('_', ' ')}"
-                       for v in ("holds", "differs", "not_tested"))
+    counts = ", ".join(
+        f"{int((claims['verdict'] == v).sum())} {v.replace('_', ' ')}" for v in ("holds", "differs", "not_tested")
+    )
     lines = ["", f"the paper's {len(claims)} claims: {counts}  ({_shown(path)})"]
     for _, row in claims[claims["verdict"] == "differs"].iterrows():
         what = f"{row['claim']} ({row['paper_figure']})"
@@ -239,8 +241,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", default="mini", help="mini, paper or a YAML file (default: mini)")
     parser.add_argument("--only", nargs="+", metavar="NN", help="numbers of the notebooks to run (default: all)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--out", metavar="DIR", default=None,
-                        help="results go to DIR/<profile> (default: outputs/<profile> in the checkout)")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        default=None,
+        help="results go to DIR/<profile> (default: outputs/<profile> in the checkout)",
+    )
     parser.add_argument("--force", action="store_true", help="do again what is finished")
     return parser.parse_args(argv)
 
@@ -250,11 +256,8 @@ def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Pa
     profile = load_profile(args.profile)
     notebooks = find_notebooks(folder, args.only)
     # Only now what takes seconds to import: it knows networks, tasks, devices and the cache.
-    from dr_utils.models import check_network
     from dr_utils.study import Study
 
-    for network in profile.networks:
-        check_network(network)
     study = Study(profile, out=args.out, device=args.device)
     path = find_profile(args.profile)
     source = path.stem if path.parent == PROFILES else str(path)
@@ -301,8 +304,10 @@ def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
     for line in summary(outcomes, run):
         say(line)
     failed = sum(outcome.status == "failed" for outcome in outcomes)
-    say(f"\n{f'{failed} of {len(outcomes)} notebooks failed' if failed else 'all notebooks done'} "
-        f"in {clock(time.monotonic() - start)}")
+    say(
+        f"\n{f'{failed} of {len(outcomes)} notebooks failed' if failed else 'all notebooks done'} "
+        f"in {clock(time.monotonic() - start)}"
+    )
     return 1 if failed else 0
 
 

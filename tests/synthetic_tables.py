@@ -15,28 +15,66 @@ SEEDS = (1, 2, 3, 4, 5)
 DELTAS = (0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 
 
-def network(model, width=2048, family="resnet50", training="standard", upstream="imagenet1k", kind="imagenet",
-            robust_of=""):
-    return dict(model=model, title=model.replace("_", " "), width=width, family=family, training=training,
-                upstream=upstream, kind=kind, source="test", licence="MIT", top1=np.nan, weight_hash="0",
-                robust_of=robust_of)
+def network(
+    model, width=2048, family="resnet50", training="standard", upstream="imagenet1k", kind="imagenet", robust_of=""
+):
+    return dict(
+        model=model,
+        title=model.replace("_", " "),
+        width=width,
+        family=family,
+        training=training,
+        upstream=upstream,
+        kind=kind,
+        source="test",
+        licence="MIT",
+        top1=np.nan,
+        weight_hash="0",
+        robust_of=robust_of,
+    )
 
 
 def task(dataset, n_classes=10, n_test=1000, eval_sets=("test",)):
-    return [dict(dataset=dataset, title=dataset, eval_set=name, n_classes=n_classes, n_train=2000, n_test=n_test,
-                 resolution=32, source="test") for name in eval_sets]
+    return [
+        dict(
+            dataset=dataset,
+            title=dataset,
+            eval_set=name,
+            n_classes=n_classes,
+            n_train=2000,
+            n_test=n_test,
+            resolution=32,
+            source="test",
+        )
+        for name in eval_sets
+    ]
 
 
 def saturating(critical, full=0.9, floor=0.1):
     """Accuracy that rises in log f and reaches `full` at the fraction `critical`."""
+
     def curve(fraction):
         share = np.log(fraction / GRID[0]) / np.log(critical / GRID[0])
         return floor + (full - floor) * float(np.clip(share, 0, 1))
+
     return curve
 
 
-def build(networks, tasks, accuracy, *, cka=None, noise=0.004, cka_noise=0.004, selections=("random",),
-          even=False, first_sizes=(), grid=GRID, seeds=SEEDS, draw=0):
+def build(
+    networks,
+    tasks,
+    accuracy,
+    *,
+    cka=None,
+    noise=0.004,
+    cka_noise=0.004,
+    selections=("random",),
+    even=False,
+    first_sizes=(),
+    grid=GRID,
+    seeds=SEEDS,
+    draw=0,
+):
     """All tables of a run.
 
     accuracy(model, dataset, fraction, selection, eval_set) gives the mean accuracy; seeds spread around it with
@@ -57,29 +95,46 @@ def build(networks, tasks, accuracy, *, cka=None, noise=0.004, cka_noise=0.004, 
                     mean = accuracy(card["model"], entry["dataset"], fraction, selection, entry["eval_set"])
                     full = accuracy(card["model"], entry["dataset"], 1.0, "random", entry["eval_set"])
                     for seed in seeds:
-                        keys = dict(model=card["model"], dataset=entry["dataset"], eval_set=entry["eval_set"],
-                                    selection=selection, fraction=fraction,
-                                    n_neurons=max(1, int(fraction * card["width"] + 1e-9)), seed=seed)
+                        keys = dict(
+                            model=card["model"],
+                            dataset=entry["dataset"],
+                            eval_set=entry["eval_set"],
+                            selection=selection,
+                            fraction=fraction,
+                            n_neurons=max(1, int(fraction * card["width"] + 1e-9)),
+                            seed=seed,
+                        )
                         values = _classes(mean, full, entry["n_classes"], even)
                         values = np.clip(values + rng.normal(0, noise), 0, 1)
                         probes.append(keys | dict(accuracy=values.mean()))
-                        per_class += [keys | dict(class_name=f"class {c}", class_accuracy=v)
-                                      for c, v in enumerate(values)]
+                        per_class += [
+                            keys | dict(class_name=f"class {c}", class_accuracy=v) for c, v in enumerate(values)
+                        ]
         for dataset in dict.fromkeys(row["dataset"] for row in task_rows):
             for fraction in grid if cka else ():
-                keys = dict(model=card["model"], dataset=dataset, estimator="biased", fraction=fraction,
-                            n_neurons=max(1, int(fraction * card["width"])))
+                keys = dict(
+                    model=card["model"],
+                    dataset=dataset,
+                    estimator="biased",
+                    fraction=fraction,
+                    n_neurons=max(1, int(fraction * card["width"])),
+                )
                 at = cka(card["model"], dataset, fraction)
 
                 def value(at=at, fraction=fraction):
                     return at if fraction == 1 else float(np.clip(at + rng.normal(0, cka_noise), 0, 1))
 
                 ckas += [keys | dict(comparison="part_whole", seed_a=s, seed_b=-1, cka=value()) for s in seeds]
-                ckas += [keys | dict(comparison="part_part", seed_a=a, seed_b=b, cka=value())
-                         for a, b in combinations(seeds, 2)]
-    tables = dict(networks=pd.DataFrame(networks), tasks=pd.DataFrame(task_rows),
-                  probes=pd.DataFrame(probes).assign(solver="sgd", features="raw"),
-                  per_class=pd.DataFrame(per_class).assign(solver="sgd", features="raw"))
+                ckas += [
+                    keys | dict(comparison="part_part", seed_a=a, seed_b=b, cka=value())
+                    for a, b in combinations(seeds, 2)
+                ]
+    tables = dict(
+        networks=pd.DataFrame(networks),
+        tasks=pd.DataFrame(task_rows),
+        probes=pd.DataFrame(probes).assign(solver="sgd", features="raw"),
+        per_class=pd.DataFrame(per_class).assign(solver="sgd", features="raw"),
+    )
     if ckas:
         order = ["model", "dataset", "comparison", "estimator", "fraction", "n_neurons", "seed_a", "seed_b", "cka"]
         tables["cka"] = pd.DataFrame(ckas)[order]
@@ -113,10 +168,21 @@ def _redundancy(tables):
         for rule in ("first", "nearest"):
             for delta in DELTAS:
                 dr, low, high = diffused_redundancy_interval(curve.index, curve.to_numpy(), full, delta, rule=rule)
-                rows.append(dict(model=model, dataset=dataset, task=kind, rule=rule, delta=delta, dr=dr, low=low,
-                                 high=high, solver="sgd" if kind == "probe" else "",
-                                 features="raw" if kind == "probe" else "",
-                                 estimator="biased" if kind == "cka" else ""))
+                rows.append(
+                    dict(
+                        model=model,
+                        dataset=dataset,
+                        task=kind,
+                        rule=rule,
+                        delta=delta,
+                        dr=dr,
+                        low=low,
+                        high=high,
+                        solver="sgd" if kind == "probe" else "",
+                        features="raw" if kind == "probe" else "",
+                        estimator="biased" if kind == "cka" else "",
+                    )
+                )
     return pd.DataFrame(rows)
 
 
@@ -124,6 +190,16 @@ def _fairness(tables):
     keys = ["model", "dataset", "selection", "fraction"]
     own = tables["per_class"].query("eval_set == 'test'")
     means = own.groupby([*keys, "class_name"], sort=False)["class_accuracy"].mean()
-    return pd.DataFrame([dict(zip(keys, key, strict=True)) | dict(
-        accuracy=v.mean(), gini=gini(v), coefficient_of_variation=coefficient_of_variation(v), solver="sgd",
-        features="raw") for key, v in means.groupby(level=keys, sort=False)])
+    return pd.DataFrame(
+        [
+            dict(zip(keys, key, strict=True))
+            | dict(
+                accuracy=v.mean(),
+                gini=gini(v),
+                coefficient_of_variation=coefficient_of_variation(v),
+                solver="sgd",
+                features="raw",
+            )
+            for key, v in means.groupby(level=keys, sort=False)
+        ]
+    )

@@ -63,6 +63,7 @@ def left_over(home: Path) -> list[str]:
 
 # ---------------------------------------------------------------- the cache folder
 
+
 def test_cache_folder_is_dr_home_or_the_platforms(monkeypatch, home, tmp_path):
     assert assets.cache_dir() == home and home.is_dir()
     monkeypatch.delenv("DR_HOME")
@@ -134,6 +135,7 @@ def test_sha256_of_bytes_and_files(tmp_path):
 
 
 # ---------------------------------------------------------------- fetching
+
 
 def test_fetch_stores_once(home, tmp_path):
     (tmp_path / "there").write_bytes(GOOD)
@@ -221,6 +223,7 @@ def test_what_a_killed_run_left_is_removed(home):
 
 # ---------------------------------------------------------------- sources
 
+
 @pytest.fixture
 def served():
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -305,19 +308,29 @@ def stand_in(monkeypatch, tmp_path, name: str, code: str) -> None:
 
 def test_npm(monkeypatch, tmp_path):
     (tmp_path / "content").write_bytes(GOOD)
-    stand_in(monkeypatch, tmp_path, "npm", f"""
+    stand_in(
+        monkeypatch,
+        tmp_path,
+        "npm",
+        f"""
 import pathlib
 assert sys.argv[1:3] == ["pack", "example@1.0.0"] and "--ignore-scripts" in sys.argv
 folder = pathlib.Path(sys.argv[sys.argv.index("--pack-destination") + 1])
 folder.joinpath("example-1.0.0.tgz").write_bytes(pathlib.Path({str(tmp_path / "content")!r}).read_bytes())
-""")
+""",
+    )
     path = assets.fetch(make_asset(Npm("example", "1.0.0"), name="example-1.0.0.tgz"))
     assert path.read_bytes() == GOOD
 
 
 def test_npm_that_fails(monkeypatch, tmp_path):
-    stand_in(monkeypatch, tmp_path, "npm", """
-print("npm error code E404\\nnpm error 404 Not Found", file=sys.stderr); sys.exit(1)""")
+    stand_in(
+        monkeypatch,
+        tmp_path,
+        "npm",
+        """
+print("npm error code E404\\nnpm error 404 Not Found", file=sys.stderr); sys.exit(1)""",
+    )
     with pytest.raises(AssetError, match="npm pack example@1.0.0: npm error code E404; npm error 404 Not Found"):
         assets.fetch(make_asset(Npm("example", "1.0.0")))
 
@@ -332,6 +345,7 @@ def test_npm_from_the_python_package_or_not_at_all(monkeypatch, tmp_path):
 
 
 # ---------------------------------------------------------------- archives
+
 
 @pytest.fixture(params=["zip", "tgz"])
 def archive(request, tmp_path) -> Path:

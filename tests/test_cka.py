@@ -10,7 +10,14 @@ from dr_utils import cka, subsets
 
 SHAPES = [
     # (n, D1, D2): n < D, n > D, width 1 and the smallest n are all among them; the rest are drawn.
-    (4, 1, 1), (4, 3, 50), (5, 1, 7), (6, 40, 40), (30, 1, 1), (30, 1, 64), (64, 5, 3), (10, 100, 120),
+    (4, 1, 1),
+    (4, 3, 50),
+    (5, 1, 7),
+    (6, 40, 40),
+    (30, 1, 1),
+    (30, 1, 64),
+    (64, 5, 3),
+    (10, 100, 120),
     *[tuple(int(v) for v in np.random.default_rng(i).integers((4, 1, 1), (80, 90, 90))) for i in range(42)],
 ]
 

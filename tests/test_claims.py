@@ -14,6 +14,7 @@ from synthetic_tables import build, network, saturating, task
 from dr_utils import fairness
 from dr_utils.claims import CLAIMS, COLUMNS, evaluate, stats
 from dr_utils.claims.inequality import MEASURES, even_drop, inequality_curve
+from dr_utils.claims.paper_names import paper_network
 from dr_utils.claims.similarity import mean_over_pairs
 from dr_utils.claims.verdicts import Cell, aggregate
 from dr_utils.claims.view import View
@@ -53,8 +54,17 @@ def test_all_claims_in_order_on_empty_tables():
 def test_a_run_with_one_network_leaves_the_rest_untested_with_reasons():
     found = evaluate(one(rising(0.2), cka=lambda m, d, f: saturating(0.3, 1.0)(f))).set_index("claim")
     assert len(found) == 29 and found["why"].map(bool).all()
-    for claim, lack in [("P5", "adversarially"), ("P7", "adversarially"), ("W1", "narrow"), ("M1", "Matryoshka"),
-                        ("A3", "upstream"), ("I1", "ImageNet"), ("C1", "PCA"), ("I2", "shifted"), ("C2", "adv")]:
+    for claim, lack in [
+        ("P5", "adversarially"),
+        ("P7", "adversarially"),
+        ("W1", "narrow"),
+        ("M1", "Matryoshka"),
+        ("A3", "upstream"),
+        ("I1", "ImageNet"),
+        ("C1", "PCA"),
+        ("I2", "shifted"),
+        ("C2", "adv"),
+    ]:
         assert found.loc[claim, "verdict"] == "not_tested" and lack in found.loc[claim, "why"], claim
 
 
@@ -139,8 +149,15 @@ def test_redundancy_draws_agree_with_the_definition():
 def test_intervals_cover_the_truth_as_often_as_they_say(by_class):
     """The true drop is exactly 0.05; images and seeds are drawn. 95 % intervals are upper bounds of the noise."""
     rng, hits, n = np.random.default_rng(0), 0, 150
-    keys = dict(model="standard_net", dataset="cifar10", eval_set="test", selection="random", n_neurons=1,
-                solver="sgd", features="raw")
+    keys = dict(
+        model="standard_net",
+        dataset="cifar10",
+        eval_set="test",
+        selection="random",
+        n_neurons=1,
+        solver="sgd",
+        features="raw",
+    )
     tables = dict(tasks=pd.DataFrame(task("cifar10")), networks=pd.DataFrame([STANDARD]))
     for _ in range(n):
         probes, per_class = [], []
@@ -151,8 +168,10 @@ def test_intervals_cover_the_truth_as_often_as_they_say(by_class):
                 hard = norm.cdf(np.sqrt(0.8) * own + np.sqrt(0.2) * rng.normal(size=own.shape))
                 right = (hard < truth + rng.normal(0, 0.005)).mean(axis=1)
                 probes.append(keys | dict(fraction=fraction, seed=seed, accuracy=right.mean()))
-                per_class += [keys | dict(fraction=fraction, seed=seed, class_name=str(c), class_accuracy=v)
-                              for c, v in enumerate(right)]
+                per_class += [
+                    keys | dict(fraction=fraction, seed=seed, class_name=str(c), class_accuracy=v)
+                    for c, v in enumerate(right)
+                ]
         extra = {"per_class": pd.DataFrame(per_class)} if by_class else {}
         view = View(tables | {"probes": pd.DataFrame(probes)} | extra)
         terms = [stats.Term(1, "standard_net", "cifar10", 1.0), stats.Term(-1, "standard_net", "cifar10", 0.2)]
@@ -163,18 +182,42 @@ def test_intervals_cover_the_truth_as_often_as_they_say(by_class):
 
 def test_mean_over_pairs_uses_the_seeds_not_the_pairs():
     """One odd seed moves 4 of 10 pairs: the interval must be wider than 10 independent values would give."""
-    pairs = pd.DataFrame([(a, b, 0.8 - 0.1 * (5 in (a, b))) for a in range(1, 6) for b in range(a + 1, 6)],
-                         columns=["seed_a", "seed_b", "cka"])
+    pairs = pd.DataFrame(
+        [(a, b, 0.8 - 0.1 * (5 in (a, b))) for a in range(1, 6) for b in range(a + 1, 6)],
+        columns=["seed_a", "seed_b", "cka"],
+    )
     found = mean_over_pairs(pairs)
     assert found.value == pytest.approx(pairs["cka"].mean())
     assert found.error > pairs["cka"].std() / np.sqrt(10) * 1.5
 
 
+@pytest.mark.parametrize(
+    ("model", "family", "width", "expected"),
+    [
+        ("keras_resnet50", "resnet", 2048, "ResNet50"),
+        ("resnet50.a1_in1k", "resnet50", 2048, "ResNet50"),
+        ("wide_resnet50_2", "wide", 2048, "WRN50-2"),
+        ("vgg16_bn.tv_in1k", "vgg16", 4096, "VGG16"),
+        ("vit_small_patch32_224.augreg_in21k", "vit", 384, "ViT S-32"),
+        ("resnet18.tv_in1k", "resnet18", 512, "ResNet18"),
+        ("mobilenet_v2", "mobilenet", 1280, None),
+        ("resnext50_32x4d", "resnext50", 2048, None),
+        ("resnet50_ff8", "resnet50", 8, None),
+        ("resnet50d", "resnet50", 1024, None),
+    ],
+)
+def test_which_networks_are_the_papers(model, family, width, expected):
+    assert paper_network(network(model, width, family)) == expected
+    assert paper_network(network(model, width, family, kind="small")) is None
+
+
 # ---- section 2
 
 
-@pytest.mark.parametrize(("at_fifth", "noise", "verdict"), [(0.88, 0.004, "holds"), (0.75, 0.004, "differs"),
-                                                            (0.85, 0.004, "not_tested"), (0.87, 0.05, "not_tested")])
+@pytest.mark.parametrize(
+    ("at_fifth", "noise", "verdict"),
+    [(0.88, 0.004, "holds"), (0.75, 0.004, "differs"), (0.85, 0.004, "not_tested"), (0.87, 0.05, "not_tested")],
+)
 def test_p1(at_fifth, noise, verdict):
     tables = one(lambda m, f: {0.2: at_fifth, 1.0: 0.9}.get(f, 0.5), noise=noise, even=True)
     found = row(tables, "P1")
@@ -186,7 +229,9 @@ def test_p1(at_fifth, noise, verdict):
 def test_p1_prefers_resnet50_and_says_what_is_missing():
     small = network("small_resnet", 64, "resnet", kind="small")
     other = network("mobilenet", 1280, "mobilenet_v2")
+    keras = network("keras_resnet50", 2048, "resnet")
     assert "standard_net" in row(one(rising(0.2), networks=(small, other, STANDARD)), "P1")["measured"]
+    assert "keras_resnet50" in row(one(rising(0.2), networks=(small, keras)), "P1")["measured"]
     assert "small_resnet" in row(one(rising(0.2), networks=(other, small)), "P1")["measured"]
     assert row(one(rising(0.2), networks=(other,)), "P1")["verdict"] == "not_tested"
     no_fifth = one(rising(0.2), grid=(0.01, 0.5, 1.0))
@@ -226,10 +271,16 @@ def test_p4():
 def test_adversarial_training_raises_redundancy(claim, robust, verdict):
     networks = [STANDARD, ROBUST]
     if claim == "A2":
-        networks += [network("other", family="vgg16"), network("other_robust", family="vgg16", training="adversarial",
-                                                               robust_of="other")]
-    tables = one(lambda m, f: saturating(robust if "robust" in m else 0.2)(f), networks=networks, even=True,
-                 tasks=[task("cifar10"), task("digits")])
+        networks += [
+            network("other", family="vgg16"),
+            network("other_robust", family="vgg16", training="adversarial", robust_of="other"),
+        ]
+    tables = one(
+        lambda m, f: saturating(robust if "robust" in m else 0.2)(f),
+        networks=networks,
+        even=True,
+        tasks=[task("cifar10"), task("digits")],
+    )
     assert row(tables, claim)["verdict"] == verdict
 
 
@@ -240,8 +291,9 @@ def test_a2_needs_more_than_one_family():
 
 def with_cka(cka, *, networks=(STANDARD,), tasks=None, **kwargs):
     tasks = tasks or [task("cifar10"), task("digits")]
-    return build(list(networks), tasks, lambda m, d, f, s, e: saturating(0.3)(f), cka=cka, grid=GRID, even=True,
-                 **kwargs)
+    return build(
+        list(networks), tasks, lambda m, d, f, s, e: saturating(0.3)(f), cka=cka, grid=GRID, even=True, **kwargs
+    )
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(0.01, "holds"), (0.3, "differs"), (0.1, "not_tested")])
@@ -252,8 +304,7 @@ def test_p6(shift, verdict):
 
 @pytest.mark.parametrize(("robust", "verdict"), [(0.05, "holds"), (0.9, "differs"), (0.3, "not_tested")])
 def test_p7(robust, verdict):
-    tables = with_cka(lambda m, d, f: saturating(robust if "robust" in m else 0.3, 1.0)(f),
-                      networks=(STANDARD, ROBUST))
+    tables = with_cka(lambda m, d, f: saturating(robust if "robust" in m else 0.3, 1.0)(f), networks=(STANDARD, ROBUST))
     assert row(tables, "P7")["verdict"] == verdict
 
 
@@ -298,13 +349,16 @@ def test_a3(more, verdict):
     assert row(tables, "A3")["verdict"] == verdict
 
 
-@pytest.mark.parametrize(("best", "verdict"), [((0.9, 0.8, 0.7, 0.85), "holds"), ((0.6, 0.7, 0.8, 0.9), "differs"),
-                                               ((0.8, 0.8, 0.8, 0.8), "not_tested")])
+@pytest.mark.parametrize(
+    ("best", "verdict"),
+    [((0.9, 0.8, 0.7, 0.85), "holds"), ((0.6, 0.7, 0.8, 0.9), "differs"), ((0.8, 0.8, 0.8, 0.8), "not_tested")],
+)
 def test_a4(best, verdict):
     networks = [network(f"net{w}", w, f"family{w}") for w in (384, 512, 2048, 4096)]
     full = dict(zip([n["model"] for n in networks], best, strict=True))
-    tables = one(lambda m, f: full[m] * (0.5 + f / 2), networks=networks, tasks=[task("cifar10"), task("pets")],
-                 even=True)
+    tables = one(
+        lambda m, f: full[m] * (0.5 + f / 2), networks=networks, tasks=[task("cifar10"), task("pets")], even=True
+    )
     assert row(tables, "A4")["verdict"] == verdict
 
 
@@ -338,8 +392,9 @@ def test_narrow_layers():
     more = narrow_tables(dict(ff8=0.1, ff64=0.3, ff512=0.8, ff2048=1.0))
     assert row(more, "W1")["verdict"] == "differs"
     assert row(more, "W2")["verdict"] == "differs"
-    all_or_nothing = one(lambda m, f: 0.9 if f >= 0.9 else 0.3, even=True,
-                         networks=[network("ff8", 8, "resnet50", "narrow")])
+    all_or_nothing = one(
+        lambda m, f: 0.9 if f >= 0.9 else 0.3, even=True, networks=[network("ff8", 8, "resnet50", "narrow")]
+    )
     assert row(all_or_nothing, "W2")["verdict"] == "holds"
     wide = one(lambda m, f: 0.9 if f >= 0.9 else 0.3, networks=[network("ff64", 64, "resnet50", "narrow")])
     assert "narrowest layer has 64 neurons" in row(wide, "W2")["why"]
@@ -351,12 +406,14 @@ SIZES = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 def mrl_tables(lead, **kwargs):
     """The first k neurons lead the random ones by lead(k)."""
+
     def accuracy(model, dataset, fraction, selection, eval_set):
         return min(saturating(0.3)(fraction) + (lead(fraction * 2048) if selection == "first" else 0.0), 0.95)
 
     grid = tuple(k / 2048 for k in SIZES) + (0.1, 0.2, 1.0)
-    return build([STANDARD, MRL], [task("cifar10")], accuracy, grid=tuple(sorted(grid)), first_sizes=SIZES,
-                 even=True, **kwargs)
+    return build(
+        [STANDARD, MRL], [task("cifar10")], accuracy, grid=tuple(sorted(grid)), first_sizes=SIZES, even=True, **kwargs
+    )
 
 
 def test_matryoshka():
@@ -393,14 +450,32 @@ def test_an_even_drop_with_few_images_is_not_taken_for_an_uneven_one():
             for seed in range(5):
                 skill = base - lost + rng.normal(0, 0.02, 10)
                 for c, value in enumerate((hard < skill[:, None]).mean(axis=1)):
-                    rows.append(dict(model="standard_net", dataset="cifar10", eval_set="test", selection="random",
-                                     fraction=fraction, n_neurons=1, seed=seed, class_name=str(c), class_accuracy=value,
-                                     solver="sgd", features="raw"))
+                    rows.append(
+                        dict(
+                            model="standard_net",
+                            dataset="cifar10",
+                            eval_set="test",
+                            selection="random",
+                            fraction=fraction,
+                            n_neurons=1,
+                            seed=seed,
+                            class_name=str(c),
+                            class_accuracy=value,
+                            solver="sgd",
+                            features="raw",
+                        )
+                    )
         per_class = pd.DataFrame(rows)
         keys = [c for c in per_class.columns if c not in ("class_name", "class_accuracy")]
         probes = per_class.groupby(keys, as_index=False)["class_accuracy"].mean()
-        view = View(dict(probes=probes.rename(columns={"class_accuracy": "accuracy"}), per_class=per_class,
-                         networks=networks, tasks=tasks))
+        view = View(
+            dict(
+                probes=probes.rename(columns={"class_accuracy": "accuracy"}),
+                per_class=per_class,
+                networks=networks,
+                tasks=tasks,
+            )
+        )
         low, high = inequality_curve(view, "standard_net", "cifar10", "gini").points[0].excess.interval()
         hits += low <= 0 <= high
     assert hits / n >= 0.9
@@ -426,6 +501,7 @@ def test_f3():
     def tables(uneven):
         def accuracy(model, dataset, fraction, selection, eval_set):
             return saturating(0.5)(fraction)
+
         a = build([STANDARD], [task("cifar10", n_test=10000)], accuracy, grid=GRID, even=uneven != "standard_net")
         b = build([MRL], [task("cifar10", n_test=10000)], accuracy, grid=GRID, even=uneven != "mrl_net")
         return {k: pd.concat([a[k], b[k]], ignore_index=True) for k in a} | {"tasks": a["tasks"]}
@@ -450,8 +526,15 @@ def pca_tables(leads, networks=(STANDARD,), tasks=("cifar10", "cifar100"), noise
     def accuracy(model, dataset, fraction, selection, eval_set):
         return saturating(0.3, 0.8)(fraction) + (leads[model, dataset] if selection == "pca" else 0.0)
 
-    return build(list(networks), [task(d) for d in tasks], accuracy, grid=GRID, selections=("random", "pca"),
-                 noise=noise, even=True)
+    return build(
+        list(networks),
+        [task(d) for d in tasks],
+        accuracy,
+        grid=GRID,
+        selections=("random", "pca"),
+        noise=noise,
+        even=True,
+    )
 
 
 def test_c1():
@@ -468,16 +551,20 @@ def test_c1():
 
 @pytest.mark.parametrize(("robust", "verdict"), [(0.01, "holds"), (0.12, "differs"), (0.06, "not_tested")])
 def test_c2(robust, verdict):
-    leads = {(m, d): 0.06 if m == "standard_net" else robust
-             for m in ("standard_net", "robust_net") for d in ("cifar10", "digits")}
+    leads = {
+        (m, d): 0.06 if m == "standard_net" else robust
+        for m in ("standard_net", "robust_net")
+        for d in ("cifar10", "digits")
+    }
     tables = pca_tables(leads, (STANDARD, ROBUST), ("cifar10", "digits"))
     assert row(tables, "C2")["verdict"] == verdict
 
 
 @pytest.mark.parametrize(("at_half", "verdict"), [(0.77, "holds"), (0.5, "differs"), (0.72, "not_tested")])
 def test_i1(at_half, verdict):
-    tables = one(lambda m, f: {0.5: at_half, 1.0: 0.8}.get(f, 0.4), tasks=[task("imagenet1k", 20, 50000)], even=True,
-                 draw=1)
+    tables = one(
+        lambda m, f: {0.5: at_half, 1.0: 0.8}.get(f, 0.4), tasks=[task("imagenet1k", 20, 50000)], even=True, draw=1
+    )
     found = row(tables, "I1")
     assert found["verdict"] == verdict and "f=0.5" in found["measured"]
 
@@ -489,8 +576,9 @@ def test_i2(dataset, shifted, closing, verdict):
         gap = 0.12 - closing * (fraction < 1)
         return saturating(0.3, 0.8, 0.2)(fraction) - (gap if eval_set == shifted else 0.0)
 
-    tables = build([STANDARD], [task(dataset, n_test=10000, eval_sets=("test", shifted))], accuracy,
-                   grid=GRID, even=True)
+    tables = build(
+        [STANDARD], [task(dataset, n_test=10000, eval_sets=("test", shifted))], accuracy, grid=GRID, even=True
+    )
     found = row(tables, "I2")
     assert found["verdict"] == verdict
     assert ("stand-in: CIFAR-10 under common corruptions" in found["why"]) == (dataset == "cifar10")

@@ -70,14 +70,11 @@ def test_defocus_blur_is_a_convolution_with_a_smoothed_disc():
     plus[[1, 2, 2, 2, 3], [2, 1, 2, 3, 2]] = 1 / 5
     edge = np.exp(-1 / (2 * 0.2**2))
     tap = np.array([edge, 1, edge]) / (1 + 2 * edge)
-    kernel = sum(
-        tap[i] * tap[j] * np.roll(plus, (i - 1, j - 1), axis=(0, 1)) for i in range(3) for j in range(3)
-    )
+    kernel = sum(tap[i] * tap[j] * np.roll(plus, (i - 1, j - 1), axis=(0, 1)) for i in range(3) for j in range(3))
     padded = np.pad(image / 255, ((2, 2), (2, 2), (0, 0)), mode="reflect")
-    expected = np.array([
-        [(padded[i : i + 5, j : j + 5] * kernel[..., None]).sum(axis=(0, 1)) for j in range(12)]
-        for i in range(16)
-    ])
+    expected = np.array(
+        [[(padded[i : i + 5, j : j + 5] * kernel[..., None]).sum(axis=(0, 1)) for j in range(12)] for i in range(16)]
+    )
     out = corrupt(image, "defocus_blur", 4, np.random.default_rng(0))
     np.testing.assert_allclose(out / 255, expected, atol=0.51 / 255)
 
@@ -114,8 +111,9 @@ def test_jpeg_has_the_published_quality():
     image = photographs(1)[0]
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=58)
-    np.testing.assert_array_equal(corrupt(image, "jpeg_compression", 3, np.random.default_rng(0)),
-                                  np.asarray(Image.open(file)))
+    np.testing.assert_array_equal(
+        corrupt(image, "jpeg_compression", 3, np.random.default_rng(0)), np.asarray(Image.open(file))
+    )
 
 
 def test_kinds_are_dealt_out_in_turn():

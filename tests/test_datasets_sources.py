@@ -200,11 +200,13 @@ def test_fashion_mnist_is_whole_and_disjoint():
         assert (task.images == task.images[..., :1]).all()
     assert not {x.tobytes() for x in train.images} & {x.tobytes() for x in test.images}
     # The first picture of the official train file, an ankle boot, rows 3 to 5: orientation, range and label.
-    boot = np.array([
-        [0] * 12 + [1, 0, 0, 13, 73, 0, 0, 1, 4, 0, 0, 0, 0, 1, 1, 0],
-        [0] * 12 + [3, 0, 36, 136, 127, 62, 54, 0, 0, 0, 1, 3, 4, 0, 0, 3],
-        [0] * 12 + [6, 0, 102, 204, 176, 134, 144, 123, 23, 0, 0, 0, 0, 12, 10, 0],
-    ])
+    boot = np.array(
+        [
+            [0] * 12 + [1, 0, 0, 13, 73, 0, 0, 1, 4, 0, 0, 0, 0, 1, 1, 0],
+            [0] * 12 + [3, 0, 36, 136, 127, 62, 54, 0, 0, 0, 1, 3, 4, 0, 0, 3],
+            [0] * 12 + [6, 0, 102, 204, 176, 134, 144, 123, 23, 0, 0, 0, 0, 12, 10, 0],
+        ]
+    )
     images = np.concatenate([train.images, test.images])[..., 0]
     labels = np.concatenate([train.labels, test.labels])
     found = np.flatnonzero((images[:, 3:6] == boot).all(axis=(1, 2)))

@@ -50,6 +50,7 @@ def make_card(**changes) -> NetworkCard:
 
 # ---------------------------------------------------------------- without archives
 
+
 def test_the_registry():
     cards = available()
     assert {name: card.width for name, card in cards.items()} == WIDTHS
@@ -218,6 +219,7 @@ def test_shards_that_do_not_fit_the_manifest(tmp_path, n_bytes, dtype, message):
 
 
 # ---------------------------------------------------------------- with archives
+
 
 @pytest.fixture(scope="module")
 def pictures() -> tuple[list[Image.Image], torch.Tensor]:

@@ -13,7 +13,7 @@ from dr_utils.plots import style
 from dr_utils.reference import published
 
 NETWORKS = [
-    network("keras_resnet50"), network("robust50", training="adversarial", robust_of="keras_resnet50"),
+    network("keras_resnet50", family="resnet"), network("robust50", training="adversarial", robust_of="keras_resnet50"),
     network("mobilenet_v2", 1280, "mobilenet_v2"),
 ]  # fmt: skip
 PAPER = "resnet50|nonrob|pretrain=imagenet|mode=random"
@@ -26,8 +26,13 @@ def tables():
         return saturating(0.3, 0.8)(fraction) + lead * (fraction < 1) - 0.05 * (eval_set == "corrupted")
 
     tasks = [task("cifar10", eval_sets=("test", "corrupted")), task("digits")]
-    return build(NETWORKS, tasks, accuracy, cka=lambda m, d, f: saturating(0.3, 1.0)(f),
-                 selections=("random", "pca", "pca_least"))
+    return build(
+        NETWORKS,
+        tasks,
+        accuracy,
+        cka=lambda m, d, f: saturating(0.3, 1.0)(f),
+        selections=("random", "pca", "pca_least"),
+    )
 
 
 def lines(ax, label):
@@ -111,8 +116,11 @@ def test_accuracy_by_fraction_and_by_number_of_neurons(tables):
 def test_colour_marker_and_dashes_tell_networks_apart_and_stay_theirs(tables):
     every = visible(plots.accuracy_by_network(tables))[0]
     some = visible(plots.accuracy_by_network(tables, ["mobilenet_v2"]))[0]
-    looks = [(n.get_color(), n.get_marker(), str(n.get_linestyle())) for n in every.get_lines()
-             if "paper" not in n.get_label()]
+    looks = [
+        (n.get_color(), n.get_marker(), str(n.get_linestyle()))
+        for n in every.get_lines()
+        if "paper" not in n.get_label()
+    ]
     assert len(set(looks)) == 3 and len({m for _, m, _ in looks}) == 3
     assert lines(every, "mobilenet v2")[0].get_color() == lines(some, "mobilenet v2")[0].get_color()
 
@@ -141,9 +149,18 @@ def test_no_upstream_pairs_in_the_mini_profile(tables):
 def test_table1_beside_the_papers(tables):
     table = plots.table1(tables)
     assert table.loc[("paper", "ResNet50", 2048, "nearest"), ["cifar10", "CIFAR-100", "Flowers", "Pets"]].tolist() == [
-        "0.90", "0.50", "0.20", "0.90"]
-    row = tables["redundancy"].query("model == 'mobilenet_v2' and dataset == 'digits' and task == 'probe' and "
-                                     "rule == 'first' and delta == 0.9").iloc[0]
+        "0.90",
+        "0.50",
+        "0.20",
+        "0.90",
+    ]
+    row = (
+        tables["redundancy"]
+        .query(
+            "model == 'mobilenet_v2' and dataset == 'digits' and task == 'probe' and rule == 'first' and delta == 0.9"
+        )
+        .iloc[0]
+    )
     expected = f"{row.dr:.2f} [{row.low:.2f}, {row.high:.2f}]"
     assert table.loc[("ours", "mobilenet v2", 1280, "first"), "digits"] == expected
     assert len(table) == 2 * 3 + 6
@@ -182,7 +199,10 @@ def test_projections_beside_random_neurons(tables):
     axes = visible(figure)
     assert len(axes) == 4  # standard and adversarial ResNet50, two tasks
     assert {line.get_label() for line in axes[0].get_lines()} == {
-        "random neurons", "PCA, top components", "PCA, least components"}
+        "random neurons",
+        "PCA, top components",
+        "PCA, least components",
+    }
     top, least = lines(axes[0], "PCA, top components")[0], lines(axes[0], "PCA, least components")[0]
     assert (top.get_ydata() - least.get_ydata()).mean() == pytest.approx(0.08, abs=0.01)
     only = visible(plots.projections(tables, ["mobilenet_v2"], selections=["pca"]))
@@ -203,16 +223,27 @@ def test_shift_shows_both_accuracies_the_gap_and_says_it_stands_in(tables):
 
 def test_narrow_layers_and_matryoshka():
     nets = [network(f"ff{w}", w, training="narrow") for w in (8, 64)] + [
-        network("mrl", 2048, training="mrl"), network("resnet50")]
+        network("mrl", 2048, training="mrl"),
+        network("resnet50"),
+    ]
     sizes = (8, 64, 512)
-    found = build(nets[2:], [task("digits")], lambda m, d, f, s, e: saturating(0.3)(f), first_sizes=sizes,
-                  grid=tuple(k / 2048 for k in sizes) + (1.0,))
+    found = build(
+        nets[2:],
+        [task("digits")],
+        lambda m, d, f, s, e: saturating(0.3)(f),
+        first_sizes=sizes,
+        grid=tuple(k / 2048 for k in sizes) + (1.0,),
+    )
     ax = visible(plots.matryoshka(found))[0]
     assert list(lines(ax, "mrl, first k")[0].get_xdata()) == list(sizes)
     assert lines(ax, "resnet50, random") and lines(ax, "mrl, random")
     assert len(visible(plots.matryoshka(found, quantity="redundancy"))[0].get_lines()) == 2
-    found = build([nets[0], nets[1], nets[3]], [task("digits")], lambda m, d, f, s, e: saturating(0.3)(f),
-                  grid=(0.125, 0.5, 0.9, 1.0))
+    found = build(
+        [nets[0], nets[1], nets[3]],
+        [task("digits")],
+        lambda m, d, f, s, e: saturating(0.3)(f),
+        grid=(0.125, 0.5, 0.9, 1.0),
+    )
     ax = visible(plots.width_ablation(found))[0]
     (ff8,) = lines(ax, "ff8")
     np.testing.assert_allclose(ff8.get_xdata(), [1 / 8, 4 / 8, 7 / 8, 1])  # whole neurons, not 0.9
@@ -220,9 +251,22 @@ def test_narrow_layers_and_matryoshka():
     assert len([line for line in ax.get_lines() if line.get_label().startswith(("ff", "resnet"))]) == 3
 
 
-@pytest.mark.parametrize("figure", [plots.prevalence, plots.random_subset_cka, plots.part_whole_cka, plots.shift,
-                                    plots.accuracy_by_network, plots.redundancy_by_network, plots.inequality,
-                                    plots.projections, plots.table1, plots.matryoshka, plots.width_ablation])
+@pytest.mark.parametrize(
+    "figure",
+    [
+        plots.prevalence,
+        plots.random_subset_cka,
+        plots.part_whole_cka,
+        plots.shift,
+        plots.accuracy_by_network,
+        plots.redundancy_by_network,
+        plots.inequality,
+        plots.projections,
+        plots.table1,
+        plots.matryoshka,
+        plots.width_ablation,
+    ],
+)
 def test_nothing_to_draw_is_one_clear_line(tables, figure):
     bare = {"networks": tables["networks"], "tasks": tables["tasks"]}
     with pytest.raises(ValueError, match="nothing to draw; it needs .* Run the study for these first") as error:

@@ -78,10 +78,12 @@ def brute_force(fractions, performance, full, delta, rule, confidence):
     """Every ordered draw of the seeds, each with the same weight."""
     n_seeds = performance.shape[1]
     full = np.broadcast_to(full, n_seeds)
-    values = np.sort([
-        diffused_redundancy(fractions, performance[:, list(draw)], full[list(draw)], delta, rule=rule)
-        for draw in product(range(n_seeds), repeat=n_seeds)
-    ])
+    values = np.sort(
+        [
+            diffused_redundancy(fractions, performance[:, list(draw)], full[list(draw)], delta, rule=rule)
+            for draw in product(range(n_seeds), repeat=n_seeds)
+        ]
+    )
     tail = (1 - confidence) / 2
     share = np.arange(1, len(values) + 1) / len(values)
     return values[np.argmax(share >= tail)], values[np.argmax(share >= 1 - tail)]

@@ -56,8 +56,12 @@ def test_a_whole_run_then_a_second_one(notebooks, arguments, tmp_path, capsys, m
     stale.mkdir(parents=True)
     (stale / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "x", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    write_notebook(notebooks / "01_good.ipynb", "import os, sys\nprint(sys.executable)", WRITE_TABLE,
-                   "print('half way', file=sys.stderr)")
+    write_notebook(
+        notebooks / "01_good.ipynb",
+        "import os, sys\nprint(sys.executable)",
+        WRITE_TABLE,
+        "print('half way', file=sys.stderr)",
+    )
     write_notebook(notebooks / "02_bad.ipynb", "1 + 1", "raise ValueError('first line\\nsecond line')", "2")
     write_notebook(notebooks / "03_after.ipynb", "print('reached')")
     (notebooks / "scratch.ipynb").write_text("not numbered")
@@ -144,8 +148,10 @@ def test_truncated_result_is_not_finished(finished):
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_leaves_no_half_file_and_no_kernel(notebooks, arguments, tmp_path, sent, capsys):
     alive = tmp_path / "alive"
-    write_notebook(notebooks / "01_slow.ipynb",
-                   f"import os, time\nopen({str(alive)!r}, 'w').write(str(os.getpid()))\ntime.sleep(120)")
+    write_notebook(
+        notebooks / "01_slow.ipynb",
+        f"import os, time\nopen({str(alive)!r}, 'w').write(str(os.getpid()))\ntime.sleep(120)",
+    )
     before = signal.getsignal(signal.SIGTERM)
 
     def interrupt() -> None:

@@ -94,7 +94,12 @@ def test_citation_names_the_paper(root):
     assert paper["title"] == "Diffused Redundancy in Pre-trained Representations"
     assert submission["title"] == "Learned Neural Network Representations are Spread Diffusely with Redundancy"
     assert [author["family-names"] for author in paper["authors"]] == [
-        "Nanda", "Speicher", "Dickerson", "Feizi", "Gummadi", "Weller",
+        "Nanda",
+        "Speicher",
+        "Dickerson",
+        "Feizi",
+        "Gummadi",
+        "Weller",
     ]
     assert (root / "LICENSE").read_text().startswith("MIT License")
     assert citation["license"] == "MIT"
@@ -104,8 +109,15 @@ def test_citation_names_the_paper(root):
 
 
 def run_all(root: Path, *arguments: str, env=None, cwd=None) -> subprocess.CompletedProcess:
-    return subprocess.run([str(root / "run_all.sh"), *arguments], capture_output=True, text=True, cwd=cwd, timeout=120,
-                          env=env, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [str(root / "run_all.sh"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        env=env,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 @pytest.fixture
@@ -120,20 +132,34 @@ def bare(root, tmp_path) -> Path:
 def test_help_names_every_option_and_sets_nothing_up(bare):
     result = run_all(bare, "--help", cwd="/")
     assert result.returncode == 0
-    for option in ("--profile", "--only", "--device", "--out", "--force", "--setup", "--test", "--lab", "--cpu-torch",
-                   "DR_HOME", "DR_TORCH"):
+    for option in (
+        "--profile",
+        "--only",
+        "--device",
+        "--out",
+        "--force",
+        "--setup",
+        "--test",
+        "--lab",
+        "--cpu-torch",
+        "DR_HOME",
+        "DR_TORCH",
+    ):
         assert option in result.stdout
     assert [path.name for path in bare.iterdir()] == ["run_all.sh"]
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--profil", "mini"], "unknown option '--profil'"),
-    (["mini"], "unknown option 'mini'"),
-    (["--only"], "--only needs the number of a notebook"),
-    (["--only", "--force"], "--only needs the number of a notebook"),
-    (["--profile"], "--profile needs a value"),
-    (["--out", "--force"], "--out needs a value"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--profil", "mini"], "unknown option '--profil'"),
+        (["mini"], "unknown option 'mini'"),
+        (["--only"], "--only needs the number of a notebook"),
+        (["--only", "--force"], "--only needs the number of a notebook"),
+        (["--profile"], "--profile needs a value"),
+        (["--out", "--force"], "--out needs a value"),
+    ],
+)
 def test_slip_is_told_before_anything_is_set_up(bare, arguments, message):
     result = run_all(bare, *arguments)
     assert result.returncode == 2
@@ -150,8 +176,17 @@ def test_active_environment_is_used_from_any_folder(root, tmp_path, active_envir
     """Through a link whose path has a space, from another folder: reaches the runner, which knows no such notebook."""
     linked = tmp_path / "a link"
     linked.symlink_to(root)
-    result = run_all(linked, "--profile", str(root / "tests/profiles/tiny.yaml"), "--only", "99", "--out", "here",
-                     env=active_environment, cwd=tmp_path)
+    result = run_all(
+        linked,
+        "--profile",
+        str(root / "tests/profiles/tiny.yaml"),
+        "--only",
+        "99",
+        "--out",
+        "here",
+        env=active_environment,
+        cwd=tmp_path,
+    )
     assert result.returncode == 2
     assert re.search(r"unknown notebook '99'|no numbered notebooks", result.stderr)
     assert "set-up" not in result.stderr
@@ -241,14 +276,27 @@ def test_cpu_only_torch_comes_without_gpu_libraries_and_stays(set_up, arguments,
 
 # In pieces, so that this file does not find itself.
 FORBIDDEN = re.compile(
-    "|".join([r"https?://[^/\s\"']*(py" r"pi|py[a-z]+" r"hosted|n" r"pmjs|deb" r"ian|download\.pyto" r"rch)",
-              r"/wo" r"rk/[a-z]", r"/ro" r"ot/", r"/fa" r"rm/", r"/ho" r"me/[a-z]", r"/Us" r"ers/[A-Za-z]"])
+    "|".join(
+        [
+            r"https?://[^/\s\"']*(py" r"pi|py[a-z]+" r"hosted|n" r"pmjs|deb" r"ian|download\.pyto" r"rch)",
+            r"/wo" r"rk/[a-z]",
+            r"/ro" r"ot/",
+            r"/fa" r"rm/",
+            r"/ho" r"me/[a-z]",
+            r"/Us" r"ers/[A-Za-z]",
+        ]
+    )
 )
 
 
 def tracked(root: Path) -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root,
-                            capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
     return [root / name for name in listed.stdout.split("\0") if name and (root / name).is_file()]
@@ -268,14 +316,24 @@ def test_no_registry_hosts_and_no_machine_paths(root):
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
-        found += [f"{path.relative_to(root)}:{number}: {line.strip()[:100]}"
-                  for number, line in enumerate(text.splitlines(), 1) if FORBIDDEN.search(line)]
+        found += [
+            f"{path.relative_to(root)}:{number}: {line.strip()[:100]}"
+            for number, line in enumerate(text.splitlines(), 1)
+            if FORBIDDEN.search(line)
+        ]
     assert not found, "\n".join(found)
 
 
 def test_what_is_generated_is_ignored(root):
-    for name in (".venv/x", ".uv/x", "outputs/mini/tables/x.csv", "dr_utils/__pycache__/x", "x.egg-info/y",
-                 "notebooks/.ipynb_checkpoints/x", ".hypothesis/x"):
+    for name in (
+        ".venv/x",
+        ".uv/x",
+        "outputs/mini/tables/x.csv",
+        "dr_utils/__pycache__/x",
+        "x.egg-info/y",
+        "notebooks/.ipynb_checkpoints/x",
+        ".hypothesis/x",
+    ):
         result = subprocess.run(["git", "check-ignore", "-q", name], cwd=root, check=False)
         if result.returncode == 128:
             pytest.skip("not a git checkout")

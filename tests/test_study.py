@@ -65,6 +65,7 @@ def profile():
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(study_module, "load_model", tiny_network)
+    monkeypatch.setattr(study_module, "check_network", lambda name: name)
     monkeypatch.setenv("DR_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DR_PROGRESS", "off")
     return tmp_path

@@ -40,8 +40,9 @@ def read_members(archive_path: str | os.PathLike, members: Iterable[str] | None 
                         if wanted is not None and len(content) == len(wanted):
                             break
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
-        raise AssetError(f"{path} is no readable archive ({short(error)}); delete it, and it is fetched again.") \
-            from error
+        raise AssetError(
+            f"{path} is no readable archive ({short(error)}); delete it, and it is fetched again."
+        ) from error
     if missing := sorted((wanted or set()) - set(content)):
         raise AssetError(f"{path.name} has no member {missing[0]!r}; is it another version of the package?")
     return content

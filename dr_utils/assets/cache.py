@@ -68,10 +68,14 @@ def check_cache(needed_bytes: int = 0) -> Path:
 
 def cache_error(folder: Path, error: OSError) -> CacheError:
     if error.errno in NO_ROOM:
-        return CacheError(f"the disk of the cache folder {folder} is full; make room there, "
-                          "or set DR_HOME to a folder on a larger disk.")
-    return CacheError(f"the cache folder {folder} cannot be written ({error.strerror or error}); "
-                      "make it a writable folder, or set DR_HOME to one.")
+        return CacheError(
+            f"the disk of the cache folder {folder} is full; make room there, "
+            "or set DR_HOME to a folder on a larger disk."
+        )
+    return CacheError(
+        f"the cache folder {folder} cannot be written ({error.strerror or error}); "
+        "make it a writable folder, or set DR_HOME to one."
+    )
 
 
 @contextlib.contextmanager

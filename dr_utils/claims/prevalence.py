@@ -89,9 +89,7 @@ def redundancy_cells(view: View, models: list[str], threshold: float) -> list[Ce
         if not np.isfinite([low, high]).all():
             state, text = "noise", f"{dr:.2f} [spread unknown]"
         else:
-            state = (
-                "for" if low > threshold else "against" if high <= threshold and dr <= threshold else "noise"
-            )
+            state = "for" if low > threshold else "against" if high <= threshold and dr <= threshold else "noise"
             text = f"{dr:.2f} [{low:.2f}, {high:.2f}]"
         cells.append(Cell(f"{model}/{dataset}", text, state, dr))
     return cells
@@ -117,12 +115,8 @@ def p3(view: View) -> Outcome:
             continue
         for f in stats.fractions_between(curve, CRITICAL_MASS, 1.0):
             picks = curve.at(f)
-            p = float(
-                np.clip(picks.mean(), 0.5 / n, 1 - 0.5 / n)
-            )  # at 0 or 1 the binomial error would vanish
-            ratios.setdefault(model, []).append(
-                (dataset, picks.std(), np.sqrt(p * (1 - p) / n), len(picks) - 1)
-            )
+            p = float(np.clip(picks.mean(), 0.5 / n, 1 - 0.5 / n))  # at 0 or 1 the binomial error would vanish
+            ratios.setdefault(model, []).append((dataset, picks.std(), np.sqrt(p * (1 - p) / n), len(picks) - 1))
     if not ratios:
         return missing(
             f"no curve with {stats.FEWEST_SEEDS} seeds or more at fractions from {CRITICAL_MASS}, "
@@ -133,8 +127,7 @@ def p3(view: View) -> Outcome:
         df = sum({dataset: df for dataset, _, _, df in rows}.values())
         ratio = float(np.mean([(s / b) ** 2 for _, s, b, _ in rows]))
         text = (
-            f"std {np.mean([s for _, s, _, _ in rows]):.4f} vs binomial error "
-            f"{np.mean([b for _, _, b, _ in rows]):.4f}"
+            f"std {np.mean([s for _, s, _, _ in rows]):.4f} vs binomial error {np.mean([b for _, _, b, _ in rows]):.4f}"
         )
         cells.append(judge(model, _VarianceRatio(ratio, df), 1.0, len(ratios), above=False, text=text))
     return aggregate(cells, note=f"means over tasks and f >= {CRITICAL_MASS}")
@@ -230,14 +223,9 @@ def resnet_pairs(view: View) -> list[tuple[str, str]]:
     "P5",
     figure="Figs 1b, d",
     needs=("probes", "networks", "tasks"),
-    statement="the adversarially trained network has more diffused redundancy than the standard one, "
-    "on every task",
+    statement="the adversarially trained network has more diffused redundancy than the standard one, on every task",
     published="adv > std",
 )
 def p5(view: View) -> Outcome:
     cells = robust_cells(view, resnet_pairs(view), DELTAS)
-    return (
-        aggregate(cells, note="DR(adv) - DR(std), paired by seed, 95 % interval")
-        if cells
-        else missing(NO_ROBUST)
-    )
+    return aggregate(cells, note="DR(adv) - DR(std), paired by seed, 95 % interval") if cells else missing(NO_ROBUST)

@@ -77,8 +77,7 @@ def c1(view: View) -> Outcome:
     outcome = aggregate(
         cells,
         note=note,
-        why=f"the rule: within {C1_CLOSE} on {C1_CLOSE_TASK}, above 0 on "
-        f"{C1_BETTER_TASK}, at f >= {CRITICAL_MASS}",
+        why=f"the rule: within {C1_CLOSE} on {C1_CLOSE_TASK}, above 0 on {C1_BETTER_TASK}, at f >= {CRITICAL_MASS}",
     )
     if lacking and outcome.verdict != DIFFERS:
         return Outcome(
@@ -142,13 +141,9 @@ def i1(view: View) -> Outcome:
             curve = view.accuracy(model, dataset)
             if curve is None or curve.at(1.0) is None or curve.at(I1_FRACTION) is None:
                 continue
-            kept = stats.contrast(
-                view, [Term(1, model, dataset, I1_FRACTION), Term(-DELTA, model, dataset, 1.0)]
-            )
+            kept = stats.contrast(view, [Term(1, model, dataset, I1_FRACTION), Term(-DELTA, model, dataset, 1.0)])
             text = ", ".join(
-                f"f={f:g} {stats.mean_std(curve.at(f))}"
-                for f in (0.1, 0.5, 0.9, 1.0)
-                if curve.at(f) is not None
+                f"f={f:g} {stats.mean_std(curve.at(f))}" for f in (0.1, 0.5, 0.9, 1.0) if curve.at(f) is not None
             )
             found[f"{model}/{dataset}"] = (kept, text)
     if not found:
@@ -179,9 +174,7 @@ def i2(view: View) -> Outcome:
             found[model, dataset, eval_set] = max(changes, key=lambda item: item[0])
             n += len(changes)
     if not found:
-        return missing(
-            "needs a shifted test set beside the task's own (imagenetv2, or corrupted for CIFAR-10)"
-        )
+        return missing("needs a shifted test set beside the task's own (imagenetv2, or corrupted for CIFAR-10)")
     cells = []
     for (model, dataset, eval_set), (size, change, f) in found.items():
         full = _gap(view, model, dataset, eval_set, 1.0)

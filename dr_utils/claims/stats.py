@@ -210,9 +210,7 @@ def redundancy_draws(
         terms = [Term(1.0, model, dataset, crossing), Term(-delta, model, dataset, 1.0)]
         error, _ = image_error(view, terms, [float(curve.at(t.fraction).mean()) for t in terms])
         error = 0.0 if crossing == 1.0 else error / curve.mean[-1]
-        key = zlib.crc32(
-            f"{model}|{dataset}".encode()
-        )  # each cell has its own images, every delta the same ones
+        key = zlib.crc32(f"{model}|{dataset}".encode())  # each cell has its own images, every delta the same ones
         shift = np.random.default_rng(key).standard_normal(N_DRAWS) * error
     n_seeds = len(curve.seeds)
     weights = np.random.default_rng(0).multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=N_DRAWS)

@@ -47,9 +47,7 @@ def measured(cells: list[Cell], note: str = "") -> str:
     shown, summary = list(cells), ""
     if len(cells) > MOST_LISTED:
         shown = [min(cells, key=lambda cell: cell.value), max(cells, key=lambda cell: cell.value)]
-        summary = (
-            f"{len(cells)} cells, median {np.median([cell.value for cell in cells]):.3f}, lowest and highest "
-        )
+        summary = f"{len(cells)} cells, median {np.median([cell.value for cell in cells]):.3f}, lowest and highest "
     return summary + "; ".join(f"{cell.name}: {cell.text}" for cell in shown) + (f" ({note})" if note else "")
 
 

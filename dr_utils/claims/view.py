@@ -7,6 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from dr_utils.claims.curves import Curve, close, curve_from, with_whole
+from dr_utils.claims.paper_names import paper_network
 from dr_utils.claims.registry import check_tables
 
 # The paper's protocol first; what stands in for it where a profile lacks it.
@@ -71,23 +72,23 @@ class View:
         return [model for model in rows["model"] if model in have]
 
     def resnets(self, training: str) -> list[str]:
-        """Networks like the paper's ResNet50: that family first, else any ResNet; ImageNet ones first."""
+        """Networks like the paper's ResNet50, else any ResNet; ImageNet ones first."""
         rows = self.networks.loc[self.models(training)]
-        for match in (rows["family"].eq("resnet50"), rows["family"].str.startswith("resnet")):
+        alike = [paper_network(card) == "ResNet50" for card in rows.to_dict("records")]
+        for match in (
+            pd.Series(alike, index=rows.index, dtype=bool),
+            rows["family"].str.startswith("resnet"),
+        ):
             if match.any():
                 chosen = rows[match]
-                return list(
-                    chosen.loc[chosen["kind"].ne("imagenet").sort_values(kind="stable").index, "model"]
-                )
+                return list(chosen.loc[chosen["kind"].ne("imagenet").sort_values(kind="stable").index, "model"])
         return []
 
     def robust_pairs(self) -> list[tuple[str, str]]:
         """(adversarially trained, its standard counterpart), both with results."""
         have = set(self.models())
         rows = self.networks[self.networks["training"].eq("adversarial")]
-        return [
-            (m, s) for m, s in zip(rows["model"], rows["robust_of"], strict=True) if m in have and s in have
-        ]
+        return [(m, s) for m, s in zip(rows["model"], rows["robust_of"], strict=True) if m in have and s in have]
 
     def datasets(self, model: str | None = None) -> list[str]:
         """Tasks with results (of this network), in the order of the tasks table."""
@@ -191,9 +192,7 @@ class View:
         """CKA of random parts with the whole layer; at fraction 1 it is 1 by definition."""
         if (model, dataset) not in self._wholes:
             rows = self._cka_groups.get((model, dataset, "part_whole"))
-            self._wholes[model, dataset] = (
-                None if rows is None else with_whole(curve_from(rows, "cka", "seed_a"))
-            )
+            self._wholes[model, dataset] = None if rows is None else with_whole(curve_from(rows, "cka", "seed_a"))
         return self._wholes[model, dataset]
 
     def part_part(self, model: str, dataset: str, fraction: float) -> pd.DataFrame | None:
@@ -252,9 +251,7 @@ class View:
         if table is None or table.empty:
             return {}
         solver, features = self.protocol
-        rows = table[
-            table["selection"].eq(selection) & table["solver"].eq(solver) & table["features"].eq(features)
-        ]
+        rows = table[table["selection"].eq(selection) & table["solver"].eq(solver) & table["features"].eq(features)]
         groups = rows.sort_values("fraction").groupby(["model", "dataset"], sort=False)
         return {key: group for key, group in groups}
 

@@ -84,9 +84,7 @@ def w2(view: View) -> Outcome:
     if not cells:
         return missing(f"{model} has no probe curve with a whole layer")
     if width > W2_WIDEST:
-        return missing(
-            f"the narrowest layer has {width} neurons; the claim is about 8", measured(cells, note)
-        )
+        return missing(f"the narrowest layer has {width} neurons; the claim is about 8", measured(cells, note))
     return aggregate(cells, note=note, why=f"the rule: at least {W2_SHARE:.3f}")
 
 
@@ -110,9 +108,7 @@ def m1(view: View) -> Outcome:
     ]
     if not cells:
         return missing("redundancy.csv has no probe rows for the Matryoshka network")
-    return aggregate(
-        cells, note=f"DR({DELTA}) of its random subsets, rule first", why=f"the rule: at least {LEAST_DR}"
-    )
+    return aggregate(cells, note=f"DR({DELTA}) of its random subsets, rule first", why=f"the rule: at least {LEAST_DR}")
 
 
 def first_against_random(view: View) -> dict[tuple[str, str, str], dict[int, Estimate]]:
@@ -128,9 +124,7 @@ def first_against_random(view: View) -> dict[tuple[str, str, str], dict[int, Est
     for mrl in view.models("mrl"):
         card = view.networks.loc[mrl]
         same = view.networks["family"].eq(card["family"]) & view.networks["width"].eq(card["width"])
-        rivals = [
-            m for m in view.models() if m == mrl or (same[m] and view.networks.loc[m, "training"] != "mrl")
-        ]
+        rivals = [m for m in view.models() if m == mrl or (same[m] and view.networks.loc[m, "training"] != "mrl")]
         for dataset in view.datasets(mrl):
             first = view.accuracy(mrl, dataset, "first")
             for rival in rivals if first is not None else ():
@@ -154,9 +148,7 @@ def _difference(view: View, first: tuple, random: tuple) -> Estimate:
         row = int(np.flatnonzero(curve.n_neurons == k)[0])
         values, fraction = curve.values[row], float(curve.fractions[row])
         error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-        sides.append(
-            (values.mean(), error, len(values) - 1, stats.Term(1, model, dataset, fraction, selection))
-        )
+        sides.append((values.mean(), error, len(values) - 1, stats.Term(1, model, dataset, fraction, selection)))
     (a, error_a, df_a, term_a), (b, error_b, df_b, term_b) = sides
     terms = [term_a, stats.Term(-1, term_b.model, term_b.dataset, term_b.fraction, "random")]
     return stats.combine(
@@ -168,8 +160,7 @@ def _difference(view: View, first: tuple, random: tuple) -> Estimate:
 
 
 NO_FIRST = (
-    "no first-k subsets of the Matryoshka network beside random ones of the same size "
-    "(probes.csv: selection 'first')"
+    "no first-k subsets of the Matryoshka network beside random ones of the same size (probes.csv: selection 'first')"
 )
 
 
@@ -192,8 +183,7 @@ def m2(view: View) -> Outcome:
     if not found:
         return missing(NO_FIRST + f" at k = {', '.join(map(str, M2_SIZES))}")
     cells = [
-        judge(f"against {rival}/{d} at k={k}", step, 0.0, len(found))
-        for ((_, rival, d), k), step in found.items()
+        judge(f"against {rival}/{d} at k={k}", step, 0.0, len(found)) for ((_, rival, d), k), step in found.items()
     ]
     return aggregate(cells, note="accuracy, first k minus random k")
 
@@ -224,22 +214,16 @@ def m3(view: View) -> Outcome:
         if last + 1 == len(sizes):
             late = [steps[k] for k in sizes if k > M3_MOST * width]
             state = "against" if late and all(s.interval()[0] > 0 for s in late) else "noise"
-            cells.append(
-                Cell(name, f"still behind by {steps[sizes[-1]].value:.3f} at k={sizes[-1]}", state, sizes[-1])
-            )
+            cells.append(Cell(name, f"still behind by {steps[sizes[-1]].value:.3f} at k={sizes[-1]}", state, sizes[-1]))
         else:
             caught = sizes[last + 1]
             state = "for" if led and caught <= M3_MOST * width else "noise"
             cells.append(
-                Cell(
-                    name, f"k={caught} of {width}" + ("" if led else ", no clear lead before"), state, caught
-                )
+                Cell(name, f"k={caught} of {width}" + ("" if led else ", no clear lead before"), state, caught)
             )
     if not cells:
         return missing(NO_FIRST)
-    return aggregate(
-        cells, note="smallest k with no significant lead", why=f"the rule: by {M3_MOST} of the layer"
-    )
+    return aggregate(cells, note="smallest k with no significant lead", why=f"the rule: by {M3_MOST} of the layer")
 
 
 @claim(
@@ -261,8 +245,6 @@ def m4(view: View) -> Outcome:
         if close(c.fractions, f).any()
     }
     if not found:
-        return missing(
-            f"no part-whole CKA of the Matryoshka network at f = {M4_FRACTIONS[0]}, {M4_FRACTIONS[1]}"
-        )
+        return missing(f"no part-whole CKA of the Matryoshka network at f = {M4_FRACTIONS[0]}, {M4_FRACTIONS[1]}")
     cells = [judge(name, value, M4_CKA, len(found)) for name, value in found.items()]
     return aggregate(cells, note=f"{view.estimator} CKA of random subsets", why=f"the rule: above {M4_CKA}")

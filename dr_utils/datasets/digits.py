@@ -25,7 +25,7 @@ SOURCE = Source(
         source="scikit-learn, load_digits (test part of the UCI optical recognition of handwritten digits)",
         licence="CC BY 4.0",
         note="Fixed stratified split of our own, as scikit-learn's copy comes without one. "
-             "Grey in three equal channels.",
+        "Grey in three equal channels.",
     ),
     recipe="load_digits, 0-16 to 0-255, split by hash, 1",
     decode=decode,

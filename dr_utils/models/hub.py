@@ -83,8 +83,12 @@ def _card(name: str, model: nn.Module, head: nn.Linear | None, pretrained: bool)
 
 def _upstream(cfg: dict) -> str:
     tag = cfg.get("tag") or ""
-    for part, data in (("in21k", "imagenet21k"), ("in22k", "imagenet21k"), ("in12k", "imagenet12k"),
-                       ("in1k", "imagenet1k")):
+    for part, data in (
+        ("in21k", "imagenet21k"),
+        ("in22k", "imagenet21k"),
+        ("in12k", "imagenet12k"),
+        ("in1k", "imagenet1k"),
+    ):
         if part in tag:
             return data
     by_classes = {1000: "imagenet1k", 21841: "imagenet21k", 21843: "imagenet21k"}
@@ -95,8 +99,15 @@ def _is_connection_error(error: BaseException) -> bool:
     # timm and the hub's client wrap what the socket said; the cause is somewhere along the chain.
     seen: BaseException | None = error
     while seen is not None:
-        if type(seen).__name__ in ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectError", "ConnectionError",
-                                   "ConnectTimeout", "ReadTimeout", "URLError"):
+        if type(seen).__name__ in (
+            "LocalEntryNotFoundError",
+            "OfflineModeIsEnabled",
+            "ConnectError",
+            "ConnectionError",
+            "ConnectTimeout",
+            "ReadTimeout",
+            "URLError",
+        ):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

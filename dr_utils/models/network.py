@@ -32,6 +32,8 @@ class NetworkCard:
         Where the weights come from and under which terms.
     top1 : float or None
         Published ImageNet-1k top-1 accuracy in [0, 1]; None where no figure is published.
+    robust_of : str
+        For an adversarially trained network, the name of its standard counterpart; empty for others.
     """
 
     name: str
@@ -44,6 +46,7 @@ class NetworkCard:
     source: str
     licence: str
     top1: float | None
+    robust_of: str = ""
 
 
 class Network(nn.Module):
@@ -65,15 +68,26 @@ class Network(nn.Module):
         What white is before the normalisation: 1 or 255.
     """
 
-    def __init__(self, card: NetworkCard, body: nn.Module, head: nn.Module | None = None, *,
-                 mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), channel_order: str = "RGB", value_range: float = 1.0):
+    def __init__(
+        self,
+        card: NetworkCard,
+        body: nn.Module,
+        head: nn.Module | None = None,
+        *,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        channel_order: str = "RGB",
+        value_range: float = 1.0,
+    ):
         super().__init__()
         if channel_order not in ("RGB", "BGR"):
             raise ValueError(f"channel_order must be 'RGB' or 'BGR'; got {channel_order!r}.")
         self.card, self.body, self.head = card, body, head
         self._preprocessing = {
-            "mean": [float(m) for m in mean], "std": [float(s) for s in std],
-            "channel_order": channel_order, "range": float(value_range),
+            "mean": [float(m) for m in mean],
+            "std": [float(s) for s in std],
+            "channel_order": channel_order,
+            "range": float(value_range),
         }
         # One multiplication and one addition, left out of the state dict: they are no weights.
         scale = [value_range / s for s in std]

@@ -65,16 +65,12 @@ def accuracy_by_network(
     )
 
 
-def redundancy_by_network(
-    tables: dict, models=None, *, title: str = "Diffused redundancy", note: str = ""
-) -> Figure:
+def redundancy_by_network(tables: dict, models=None, *, title: str = "Diffused redundancy", note: str = "") -> Figure:
     """DR against delta (Figs. 10, 11), otherwise as `accuracy_by_network`."""
     place = {model: i for i, model in enumerate(models or View(tables).models())}
 
     def draw(ax, view: View, model: str, dataset: str, look: style.Look) -> None:
-        draw_redundancy(
-            ax, view.redundancy_curve(model, dataset), look, view.title(model), place=place[model]
-        )
+        draw_redundancy(ax, view.redundancy_curve(model, dataset), look, view.title(model), place=place[model])
         found = published_curve(view.networks.loc[model], dataset, "redundancy")
         if found is not None:
             style.paper_line(ax, found[0].index, found[0].to_numpy(), look, found[1])

@@ -12,9 +12,7 @@ from dr_utils.plots import style
 LABELS = {"gini": "Gini index of class accuracies", "coefficient_of_variation": "coefficient of variation"}
 
 
-def inequality(
-    tables: dict, models=None, *, measure: str = "gini", even: bool = True, note: str = ""
-) -> Figure:
+def inequality(tables: dict, models=None, *, measure: str = "gini", even: bool = True, note: str = "") -> Figure:
     """Inequality of per-class accuracy against accuracy (Figs. 7, 9), a panel per task.
 
     Parameters
@@ -66,9 +64,7 @@ def inequality(
                             note=style.joined(text, note))  # fmt: skip
 
 
-def _draw(
-    ax, view: View, curves, model: str, dataset: str, measure: str, even: bool, look: style.Look
-) -> None:
+def _draw(ax, view: View, curves, model: str, dataset: str, measure: str, even: bool, look: style.Look) -> None:
     selections = [("", curves[model, dataset])]
     first = view.fairness_curves("first").get((model, dataset))
     if first is not None and view.networks.loc[model, "training"] == "mrl":

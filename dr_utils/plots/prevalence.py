@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from dr_utils.claims.view import View
 from dr_utils.plots import style
 from dr_utils.plots.published import published_curve
 
+MARKED = 0.05
 BESIDE = 0.003  # shift between the intervals of two curves, in units of delta
 
 
@@ -90,11 +92,13 @@ def draw_redundancy(ax, rows, look, label: str, *, place: int = 0) -> None:
 
     Intervals of curves with different `place` stand beside each other, not on top.
     """
-    ax.plot(
-        rows["delta"], rows["dr"], color=look.color, marker=look.marker, linestyle=look.linestyle, label=label
-    )
+    # A fine grid of deltas keeps its line, but markers and intervals only at multiples of MARKED.
+    steps = rows["delta"] / MARKED
+    marked = np.isclose(steps, steps.round())
+    marked = marked if marked.any() else np.ones(len(rows), dtype=bool)
+    style.line(ax, rows["delta"], rows["dr"], look, label, markevery=list(np.flatnonzero(marked)))
     at = rows["delta"] + BESIDE * place
-    ax.vlines(at, rows["low"], rows["high"], color=look.color, linewidth=1.2, alpha=0.6)
+    ax.vlines(at[marked], rows["low"][marked], rows["high"][marked], color=look.color, linewidth=1.2, alpha=0.6)
 
 
 def _part_whole(ax, view: View, model: str, datasets, looks, delta) -> None:
@@ -113,6 +117,4 @@ def _published(ax, view: View, model: str, dataset: str, kind: str, looks) -> No
     found = published_curve(view.networks.loc[model], dataset, kind)
     if found is not None:
         series, label = found
-        style.paper_line(
-            ax, series.index, series.to_numpy(), looks[dataset], f"{label}, {view.task_title(dataset)}"
-        )
+        style.paper_line(ax, series.index, series.to_numpy(), looks[dataset], f"{label}, {view.task_title(dataset)}")

@@ -81,14 +81,10 @@ def shift(tables: dict, models=None, *, note: str = "") -> Figure:
     view = View(tables)
     found = [(m, d, e) for m, d, e in shifted(view) if models is None or m in models]
     if not found:
-        raise style.nothing_to_draw(
-            "shift", "probes on a shifted test set (imagenetv2, or corrupted for CIFAR-10)"
-        )
+        raise style.nothing_to_draw("shift", "probes on a shifted test set (imagenetv2, or corrupted for CIFAR-10)")
     _, dataset, eval_set = found[0]
     looks = style.looks(view.models())
-    own, other = (
-        ("ImageNet-1k", "ImageNetV2") if eval_set == IMAGENET_V2 else ("own test images", "corrupted images")
-    )
+    own, other = ("ImageNet-1k", "ImageNetV2") if eval_set == IMAGENET_V2 else ("own test images", "corrupted images")
     with style.panels(1, 3, width=3.5, height=3.1) as axes:
         left, middle, right = axes[0]
         for model, _, _ in found:
@@ -107,9 +103,7 @@ def shift(tables: dict, models=None, *, note: str = "") -> Figure:
         right.set_ylabel("accuracy lost under shift")
         right.axhline(0, color="0.6", linewidth=0.8)
         right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
-        stand_in = (
-            "" if eval_set == IMAGENET_V2 else f"S{STAND_IN[1:]}, in place of ImageNet-1k and ImageNetV2."
-        )
+        stand_in = "" if eval_set == IMAGENET_V2 else f"S{STAND_IN[1:]}, in place of ImageNet-1k and ImageNetV2."
         if any([_published_shift(axes[0], view, m, looks[m]) for m, _, _ in found]):
             stand_in += " The paper's curves are on ImageNet; their last point is the network's own head."
         return style.finish(axes, note=style.joined(style.BAND, stand_in, note))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pandas as pd
 
+from dr_utils.claims.paper_names import paper_network, paper_task
 from dr_utils.plots.style import PAPER
 from dr_utils.reference import published
 
-# (family, training) of networks.csv -> how the published code names the network.
+# Training of a ResNet50 in networks.csv -> how the published code names the network.
 ACCURACY = {
-    ("resnet50", "standard"): "resnet50|nonrob|pretrain=imagenet|mode=random",
-    ("resnet50", "adversarial"): "resnet50|robustl2eps3|pretrain=imagenet|mode=random",
+    "standard": "resnet50|nonrob|pretrain=imagenet|mode=random",
+    "adversarial": "resnet50|robustl2eps3|pretrain=imagenet|mode=random",
 }
 PART_WHOLE = {
-    ("resnet50", "standard"): "resnet50|nonrob|random",
-    ("resnet50", "adversarial"): "resnet50|robustl2eps3|random",
-    ("resnet50", "mrl"): "resnet50_mrl|random",
+    "standard": "resnet50|nonrob|random",
+    "adversarial": "resnet50|robustl2eps3|random",
+    "mrl": "resnet50_mrl|random",
 }
 LABELS = {
     "standard": f"{PAPER}ResNet50 (timm)",
@@ -36,7 +37,7 @@ def published_curve(card: pd.Series, dataset: str, kind: str) -> tuple[pd.Series
     Parameters
     ----------
     card : Series
-        The network's row of networks.csv; ImageNet-sized networks of family "resnet50" have published curves.
+        The network's row of networks.csv; only ResNet50s have published curves.
     dataset : str
         Task; for kind "accuracy" also "imagenet" and "imagenetv2".
     kind : {"accuracy", "part_part", "part_whole", "redundancy"}
@@ -48,11 +49,11 @@ def published_curve(card: pd.Series, dataset: str, kind: str) -> tuple[pd.Series
         nothing comparable was published.
     """
     names, quantity = QUANTITIES[kind]
-    name = names.get((card["family"], card["training"]))
-    if name is None or card["kind"] != "imagenet":
+    name = names.get(card["training"])
+    if name is None or paper_network(card) != "ResNet50":
         return None
     quantities = [quantity, "probe_test_accuracy"] if kind == "accuracy" else [quantity]
-    rows = published(model=name, dataset=dataset, quantity=quantities)
+    rows = published(model=name, dataset=paper_task(dataset), quantity=quantities)
     index = "delta" if kind == "redundancy" else "fraction"
     rows = rows.dropna(subset=[index, "number"]).drop_duplicates(index)
     if rows.empty:

@@ -34,10 +34,7 @@ def random_subset_cka(tables: dict, models=None, *, note: str = "") -> Figure:
     """
     view = View(tables)
     curves = {
-        (m, d): c
-        for m in models or view.models()
-        for d in view.datasets(m)
-        if (c := view.pairs(m, d)) is not None
+        (m, d): c for m in models or view.models() for d in view.datasets(m) if (c := view.pairs(m, d)) is not None
     }
     shown = list(dict.fromkeys(m for m, _ in curves))
     if not shown:
@@ -54,15 +51,11 @@ def random_subset_cka(tables: dict, models=None, *, note: str = "") -> Figure:
                 found = published_curve(view.networks.loc[model], dataset, "part_part")
                 if found is not None:
                     series, label = found
-                    style.paper_line(
-                        ax, series.index, series, looks[dataset], f"{label}, {view.task_title(dataset)}"
-                    )
+                    style.paper_line(ax, series.index, series, looks[dataset], f"{label}, {view.task_title(dataset)}")
             ax.set_title(view.title(model))
             style.from_zero(ax, f"linear CKA ({view.estimator})", 1.02)
         style.hide_rest(axes, len(shown))
-        text = style.joined(
-            f"Means over {n_pairs} pairs of random subsets, bands ±1 standard deviation.", note
-        )
+        text = style.joined(f"Means over {n_pairs} pairs of random subsets, bands ±1 standard deviation.", note)
         return style.finish(axes, "Similarity of two random subsets", note=text)
 
 

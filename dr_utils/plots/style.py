@@ -63,14 +63,20 @@ def panels(rows: int, columns: int, *, width: float = 3.3, height: float = 2.8):
             plt.close(figure)
 
 
+def line(ax: Axes, x, y, look: Look, label: str, **options):
+    """A line in a network's or task's look; returns it."""
+    (drawn,) = ax.plot(x, y, color=look.color, marker=look.marker, linestyle=look.linestyle, label=label, **options)
+    return drawn
+
+
 def band(ax: Axes, x, values: np.ndarray, look: Look, label: str):
     """Mean line with a band of ±1 standard deviation over the seeds of values [F, S]; returns the line."""
     mean = values.mean(axis=1)
-    (line,) = ax.plot(x, mean, color=look.color, marker=look.marker, linestyle=look.linestyle, label=label)
+    drawn = line(ax, x, mean, look, label)
     if values.shape[1] > 1:
         std = values.std(axis=1, ddof=1)
         ax.fill_between(x, mean - std, mean + std, color=look.color, alpha=0.2, linewidth=0)
-    return line
+    return drawn
 
 
 def paper_line(ax: Axes, x, y, look: Look, label: str):

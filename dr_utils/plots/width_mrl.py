@@ -31,9 +31,7 @@ def width_ablation(tables: dict, *, note: str = "") -> Figure:
     view = View(tables)
     narrow = view.networks.loc[view.models("narrow")]
     rows = view.networks.loc[view.models(("narrow", "standard"))]
-    rows = rows[rows["family"].isin(narrow["family"]) & rows["kind"].isin(narrow["kind"])].sort_values(
-        "width"
-    )
+    rows = rows[rows["family"].isin(narrow["family"]) & rows["kind"].isin(narrow["kind"])].sort_values("width")
     if narrow.empty:
         raise style.nothing_to_draw("width_ablation", "networks of training 'narrow'")
     looks = style.looks(rows["model"])
@@ -97,9 +95,7 @@ def matryoshka(tables: dict, *, quantity: str = "accuracy", note: str = "") -> F
                 elif (found := view.redundancy_curve(model, dataset)) is not None:
                     draw_redundancy(ax, found, looks[model], f"{view.title(model)}, random", place=place)
             if quantity == "accuracy":
-                _neurons(
-                    ax, view.accuracy(mrl[0], dataset, "first"), looks["first"], f"{card['title']}, first k"
-                )
+                _neurons(ax, view.accuracy(mrl[0], dataset, "first"), looks["first"], f"{card['title']}, first k")
                 style.from_zero(ax, "test accuracy", 1.0)
             else:
                 ax.set_xlabel("δ, share of the accuracy to keep")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
+import torch
 
 from dr_utils.probes.chains import find_chains
 from dr_utils.probes.result import ProbeResult, checked_data, checked_seeds, checked_subsets, evaluated
@@ -46,22 +46,31 @@ def fit_ridge(x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *
     subsets = checked_subsets(subsets, x_train.shape[1])
     if not alpha > 0:
         raise ValueError(f"alpha must be above 0, so that the Gram matrix can be factorised; got {alpha}.")
-    x = x_train.astype(np.float64)
-    mean = x.mean(axis=0)
+    x = torch.as_tensor(x_train).double()
+    mean = x.mean(dim=0)
     x -= mean
-    targets = np.eye(n_classes)[y_train]
-    centre = targets.mean(axis=0)
-    gram, cross = x.T @ x, x.T @ (targets - centre)
+    targets = torch.nn.functional.one_hot(torch.as_tensor(y_train), n_classes).double()
+    centre = targets.mean(dim=0)
+    cross = x.T @ (targets - centre)
     weights: list[np.ndarray] = [None] * len(subsets)
     bias = np.zeros((len(subsets), n_classes))
+    grams: dict[bytes, torch.Tensor] = {}
     for chain in find_chains(subsets, checked_seeds(0, len(subsets))):
-        columns = chain.columns
-        block = gram[np.ix_(columns, columns)]
-        block[np.diag_indices_from(block)] += alpha
-        factor = cholesky(block, lower=True, overwrite_a=True, check_finite=False)
-        half = solve_triangular(factor, cross[columns], lower=True, check_finite=False)
-        for k, places in zip(chain.lengths, chain.places, strict=True):
-            weight = solve_triangular(factor[:k, :k], half[:k], lower=True, trans="T", check_finite=False).T
-            for place in places:
-                weights[place], bias[place] = weight, centre - weight @ mean[columns[:k]]
+        columns = torch.as_tensor(chain.columns)
+        # The permutations of different seeds run over the same neurons: one Gram matrix serves them all.
+        ordered, places = columns.sort()
+        key = ordered.numpy().tobytes()
+        if key not in grams:
+            part = x[:, ordered]
+            grams[key] = part.T @ part
+        rank = places.argsort()
+        block = grams[key][rank][:, rank]
+        block.diagonal().add_(alpha)
+        factor = torch.linalg.cholesky(block)
+        half = torch.linalg.solve_triangular(factor, cross[columns], upper=False)
+        for k, probes in zip(chain.lengths, chain.places, strict=True):
+            weight = torch.linalg.solve_triangular(factor[:k, :k].T, half[:k], upper=True).T
+            intercept = centre - weight @ mean[columns[:k]]
+            for probe in probes:
+                weights[probe], bias[probe] = weight.contiguous().numpy(), intercept.numpy()
     return evaluated(weights, bias, subsets, x_test.astype(np.float64), y_test, None)

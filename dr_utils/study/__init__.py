@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,7 @@ from dr_utils.checks import unknown
 from dr_utils.datasets import ImageTask, load_dataset
 from dr_utils.datasets import available as available_tasks
 from dr_utils.features import Features, extract, pick_device
-from dr_utils.models import Network, load_model
+from dr_utils.models import Network, check_network, load_model
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
 from dr_utils.study.cell import CellSpec, compute_cell
@@ -55,7 +55,8 @@ class Study:
     def __init__(self, profile: str | Path | Profile = "mini", *, out: str | Path | None = None, device: str = "auto"):
         self.profile = load_profile(profile)
         self.device = pick_device(device)
-        # Networks are not limited to the registry: any timm name works, and `load_model` refuses the rest.
+        for name in self.profile.networks:
+            check_network(name)
         self.profile.check_names(self.profile.networks, available_tasks())
         assets.check_cache()
         self.folder = self.profile.folder(out)
@@ -250,7 +251,7 @@ class Study:
                     "model": name, "title": card.title, "width": card.width, "family": card.family,
                     "training": card.training, "upstream": card.upstream, "kind": card.kind, "source": card.source,
                     "licence": card.licence, "top1": card.top1, "weight_hash": network.weight_hash,
-                    "robust_of": getattr(card, "robust_of", "") or "",
+                    "robust_of": card.robust_of,
                 }
             )  # fmt: skip
         return pd.DataFrame(rows)
@@ -283,7 +284,9 @@ class _LazyTasks(dict):
         return self[key]
 
 
+@cache
 def _numeric_code_hash() -> str:
+    """Hash the numeric rooms' sources, once: what runs is what was imported."""
     root = Path(dr_utils.__file__).parent
     digest = hashlib.sha256()
     for source in _NUMERIC_SOURCES:

@@ -1,0 +1,129 @@
+"""Every notebook, executed through papermill on a very small profile: what it writes is looked into."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from dr_utils import runner
+from dr_utils.claims import CLAIMS, COLUMNS
+from dr_utils.profiles import CHECKOUT
+from dr_utils.study import read_tables
+
+NOTEBOOKS = runner.find_notebooks()
+NAMES = [path.stem for path in NOTEBOOKS]
+FIGURES = {
+    "01_prevalence": ["fig01_prevalence"],
+    "02_random_subset_cka": ["fig02_random_subset_cka", "fig08_part_whole_cka"],
+    "03_architectures": [
+        "fig03_architectures", "fig10_architectures_redundancy", "fig13_architectures_by_neurons",
+    ],
+    "06_fairness": ["fig07_gini", "fig09_coefficient_of_variation"],
+    "07_pca_imagenetv2": ["fig14_pca", "fig15_shift"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The results folder of one run of all notebooks."""
+    out = tmp_path_factory.mktemp("outputs")
+    profile = Path(__file__).parent / "profiles" / "tiny.yaml"
+    status = runner.main(["--profile", str(profile), "--out", str(out), "--device", "cpu"])
+    assert status == 0, "a notebook failed; its cell and error stand in the captured output"
+    return out / "tiny"
+
+
+def cells_of(path: Path) -> list:
+    return nbformat.read(path, as_version=4).cells
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_notebooks_are_committed_clean_and_shaped_alike(path):
+    cells = cells_of(path)
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith(f"# {path.name[:2]} ")
+    assert cells[1].metadata.get("tags") == ["parameters"]
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code), "strip the outputs"
+    assert max(len(cell.source.splitlines()) for cell in code) <= 12
+    prose = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
+    assert prose >= 0.8 * sum(len(cell.source.split()) for cell in code)
+    assert cells[-1].source.startswith("show(") and cells[-2].source.startswith("## ")
+
+
+def test_no_claim_is_shown_twice_and_known_notebooks_have_figures():
+    shown = [name for path in NOTEBOOKS for name in re.findall(r'"([A-Z]\d)"', cells_of(path)[-1].source)]
+    assert len(shown) == len(set(shown)) and set(shown) <= set(CLAIMS)
+    assert set(FIGURES) <= set(NAMES)
+
+
+@pytest.mark.archives
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_ran_to_its_claims(finished, name):
+    cells = cells_of(finished / "notebooks" / f"{name}.ipynb")
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    html = "".join(output.data.get("text/html", "") for output in code[-1].outputs if "data" in output)
+    for claim in re.findall(r'"([A-Z]\d)"', code[-1].source):
+        assert f">{claim}<" in html
+    assert any(word in html for word in ("holds", "differs", "not_tested"))
+
+
+@pytest.mark.archives
+@pytest.mark.parametrize("name", [f for figures in FIGURES.values() for f in figures])
+def test_figure_has_something_on_it(finished, name):
+    pixels = np.asarray(Image.open(finished / "figures" / f"{name}.png").convert("RGB"), dtype=int)
+    assert min(pixels.shape[:2]) > 300
+    coloured = (pixels.max(axis=2) - pixels.min(axis=2)) > 40
+    assert coloured.mean() > 0.001, "no coloured line in the figure"
+    assert coloured.any(axis=0).mean() > 0.2, "the lines do not run across the figure"
+    assert (finished / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.archives
+def test_tables_hold_curves_that_rise_and_no_holes(finished):
+    tables = read_tables(finished / "tables")
+    probes = tables["probes"]
+    for column in ("accuracy", "fraction", "n_neurons", "seed"):
+        assert np.isfinite(probes[column]).all()
+    assert set(probes.eval_set) == {"test", "corrupted"} and set(probes.solver) == {"sgd", "ridge"}
+    curves = probes.query("selection == 'random' and eval_set == 'test' and dataset == 'digits'")
+    for _, curve in curves.groupby(["model", "solver"]):
+        mean = curve.groupby("fraction").accuracy.mean()
+        assert mean.loc[1.0] > mean.iloc[0] + 0.15, "the curve is flat"
+        assert mean.loc[1.0] > 0.4
+    similarity = tables["cka"].query("estimator == 'biased'")
+    assert similarity.cka.between(0, 1 + 1e-9).all()
+    whole = similarity.query("comparison == 'part_whole'").groupby("fraction").cka.mean()
+    assert whole.is_monotonic_increasing and whole.loc[1.0] == pytest.approx(1.0)
+    for name, column in (("redundancy", "dr"), ("fairness", "gini"), ("per_class", "class_accuracy")):
+        assert tables[name][column].between(0, 1).all()
+    assert tables["redundancy"].eval("low <= dr and dr <= high").all()
+
+
+@pytest.mark.archives
+def test_claims_table_is_complete_and_says_why(finished):
+    claims = pd.read_csv(finished / "tables" / "claims.csv", keep_default_na=False)
+    assert tuple(claims.columns) == COLUMNS and list(claims.claim) == list(CLAIMS)
+    assert set(claims.verdict) <= {"holds", "differs", "not_tested"}
+    assert claims.query("verdict != 'holds'").why.str.len().gt(10).all()
+    adversarial = claims.set_index("claim").loc["P5"]
+    assert adversarial.verdict == "not_tested" and "adversarial" in adversarial.why
+
+
+@pytest.mark.archives
+def test_a_second_run_keeps_everything(finished, capsys):
+    profile = Path(__file__).parent / "profiles" / "tiny.yaml"
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    assert runner.main(["--profile", str(profile), "--out", str(finished.parent), "--device", "cpu"]) == 0
+    assert capsys.readouterr().out.count("kept") >= len(NOTEBOOKS)
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+
+
+def test_the_checkout_is_where_the_notebooks_are():
+    assert (CHECKOUT / "notebooks").samefile(NOTEBOOKS[0].parent)

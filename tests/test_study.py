@@ -66,6 +66,9 @@ def profile():
 def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(study_module, "load_model", tiny_network)
     monkeypatch.setattr(study_module, "check_network", lambda name: name)
+    # As if the registry pinned them, so that a second run need not load them.
+    cards = {name: tiny_network(name).card for name in ("tiny_a", "tiny_bb")}
+    monkeypatch.setattr(study_module, "available_networks", lambda: cards)
     monkeypatch.setenv("DR_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DR_PROGRESS", "off")
     return tmp_path
@@ -89,12 +92,27 @@ def test_a_second_run_computes_nothing(tiny, profile, monkeypatch):
         raise AssertionError("computed twice")
 
     monkeypatch.setattr(study_module, "compute_cell", refuse)
-    monkeypatch.setattr("dr_utils.features._forward", refuse)
+    monkeypatch.setattr(study_module, "load_model", refuse)
+    monkeypatch.setattr(study_module, "load_dataset", refuse)
     again = Study(profile, out=tiny, device="cpu").run()
     for name in CELL_TABLES:
         pd.testing.assert_frame_equal(first[name], again[name])
     read = read_tables(tiny / profile.name / "tables")
     pd.testing.assert_frame_equal(read["probes"], first["probes"])
+
+
+def test_unpinned_networks_are_loaded_again_but_nothing_is_computed(tiny, profile, monkeypatch):
+    monkeypatch.setattr(study_module, "available_networks", lambda: {})
+    first = Study(profile, out=tiny, device="cpu").run()
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("computed twice")
+
+    monkeypatch.setattr(study_module, "compute_cell", refuse)
+    monkeypatch.setattr("dr_utils.features._forward", refuse)
+    again = Study(profile, out=tiny / "elsewhere", device="cpu").run()
+    for name, table in first.items():
+        pd.testing.assert_frame_equal(table, again[name])
 
 
 def test_interrupted_run_keeps_finished_cells(tiny, profile, monkeypatch):

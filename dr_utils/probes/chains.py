@@ -39,6 +39,11 @@ class Group:
     columns: list[np.ndarray]
     places: list[tuple[tuple[int, ...], ...]]
 
+    def split(self, n_parts: int) -> list[Group]:
+        """Deal the chains into at most `n_parts` groups of nearly equal size."""
+        parts = [slice(start, None, n_parts) for start in range(min(n_parts, len(self.seeds)))]
+        return [Group(self.lengths, self.seeds[p], self.columns[p], self.places[p]) for p in parts]
+
 
 def find_chains(subsets: Sequence[np.ndarray], seeds: Sequence[int]) -> list[Chain]:
     """Sort subsets into chains of prefixes, seed by seed.

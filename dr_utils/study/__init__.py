@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-import dr_utils
 from dr_utils import assets, claims
 from dr_utils.checks import unknown
 from dr_utils.datasets import ImageTask, load_dataset
 from dr_utils.datasets import available as available_tasks
 from dr_utils.features import Features, extract, pick_device
 from dr_utils.models import Network, check_network, load_model
+from dr_utils.models import available as available_networks
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
 from dr_utils.study.cell import CellSpec, compute_cell
+from dr_utils.study.store import read_table, read_tables, source_hash, store_cell, write_table
+
+__all__ = ["CELL_TABLES", "Study", "read_tables", "write_table"]
 
 CELL_TABLES = ("probes", "per_class", "cka", "redundancy", "fairness")
 # The rooms whose code decides the numbers of a cell: when one changes, cells are computed anew.
-_NUMERIC_SOURCES = (
-    "probes/chains.py", "probes/sgd.py", "probes/ridge.py", "probes/result.py",
-    "subsets.py", "cka.py", "redundancy.py", "fairness.py", "study/cell.py",
-)  # fmt: skip
+_NUMERIC_SOURCES = ("probes/*.py", "subsets.py", "cka.py", "redundancy.py", "fairness.py", "study/cell.py")
+# The rooms that pin what a network or a task is.
+_CONTENT_SOURCES = ("models/*.py", "datasets/*.py", "features.py")
 
 
 class Study:
@@ -43,6 +43,13 @@ class Study:
     out : str or Path, optional
         Folder of the results, "outputs" in the checkout by default; this study writes to ``out/<profile name>/``.
     device : {"auto", "cpu", "cuda"}
+
+    Attributes
+    ----------
+    folder, tables_folder, figures_folder : Path
+        Where results go.
+    notes : list of str
+        After `run`: what the reader of the tables should know of single cells, such as diverged probes.
 
     Raises
     ------
@@ -62,6 +69,7 @@ class Study:
         self.folder = self.profile.folder(out)
         self.tables_folder = self.folder / "tables"
         self.figures_folder = self.folder / "figures"
+        self.notes: list[str] = []
         self._networks: dict[str, Network] = {}
 
     @property
@@ -118,14 +126,15 @@ class Study:
         """
         networks = self._chosen("network", networks, self.profile.networks)
         tasks = self._chosen("task", tasks, self.profile.tasks)
-        # Whatever can fail for want of a file fails here, before the long work.
-        for name in progress(networks, desc="loading networks", unit="network"):
-            self.network(name)
-        for name in progress(tasks, desc="loading images", unit="task"):
-            for split in ("train", *self.profile.tasks[name].eval_sets):
-                self._images[name, split]  # noqa: B018 - fills the cache
         done = self._read_index()
         cells = [(network, task) for network in networks for task in tasks]
+        cells = [(network, task) for network, task in cells if f"{network}/{task}" not in done]
+        # Whatever can fail for want of a file fails here, before the long work.
+        for name in progress(_names(cells, 0), desc="loading networks", unit="network"):
+            self.network(name)
+        for name in progress(_names(cells, 1), desc="loading images", unit="task"):
+            for split in ("train", *self.profile.tasks[name].eval_sets):
+                self._images[name, split]  # noqa: B018 - fills the cache
         with progress(total=len(cells), desc="cells", unit="cell") as bar:
             for network, task in cells:
                 bar.set_description(f"{network} on {task}")
@@ -169,7 +178,7 @@ class Study:
             "features": [train.key, *(evals[name].key for name in eval_sets)],
             "eval_sets": list(eval_sets),
             "spec": asdict(spec),
-            "code": _numeric_code_hash(),
+            "code": source_hash(*_NUMERIC_SOURCES),
         }
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
         folder = assets.cache_dir() / "cells" / key
@@ -191,18 +200,22 @@ class Study:
                     on_epoch=lambda *_: bar.update(1),
                 )
             notes += [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
-            _store_cell(folder, tables, {"identity": identity, "notes": notes})
-        about = json.loads((folder / "about.json").read_text())
-        return {"key": key, "request": self._request(network, task), "notes": about["notes"]}
+            sizes = {name: len(features.y) for name, features in {"train": train, **evals}.items()}
+            facts = {"weight_hash": self.network(network).weight_hash, "n_classes": len(classes), "sizes": sizes}
+            store_cell(folder, tables, {"identity": identity, "notes": notes, **facts})
+        return {"key": key, "request": self._request(network, task)}
 
     def _request(self, network: str, task: str) -> str:
-        """Identify what the profile asks of a cell, without loading its network or images."""
+        """Identify what the profile asks of a cell, without loading its network or images.
+
+        The sources stand for the content: they pin the hashes of the registry's networks and of the images.
+        """
         asked = {
             "task": self.profile.tasks[task].model_dump(),
             "subset_seed": self.profile.subset_seed,
             "extraction": self.profile.extraction.model_dump(),
             "spec": asdict(self.spec(network, task)),
-            "code": _numeric_code_hash(),
+            "code": source_hash(*_NUMERIC_SOURCES, *_CONTENT_SOURCES),
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -218,6 +231,8 @@ class Study:
             cell: entry
             for cell, entry in index.items()
             if cell in wanted
+            # Other networks' weights are not pinned here; they are loaded, and looked up by their hash.
+            and wanted[cell][0] in available_networks()
             and entry["request"] == self._request(*wanted[cell])
             and (assets.cache_dir() / "cells" / entry["key"] / "done").exists()
         }
@@ -228,48 +243,37 @@ class Study:
             part.write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
 
     def _write_tables(self, index: dict) -> dict[str, pd.DataFrame]:
-        order = [f"{n}/{t}" for n in self.profile.networks for t in self.profile.tasks]
-        folders = [assets.cache_dir() / "cells" / index[cell]["key"] for cell in order if cell in index]
+        cells = [(n, t) for n in self.profile.networks for t in self.profile.tasks if f"{n}/{t}" in index]
+        folders = {cell: assets.cache_dir() / "cells" / index["/".join(cell)]["key"] for cell in cells}
         tables = {
-            name: pd.concat([_read_table(folder / f"{name}.csv") for folder in folders], ignore_index=True)
+            name: pd.concat([read_table(folder / f"{name}.csv") for folder in folders.values()], ignore_index=True)
             for name in CELL_TABLES
         }
-        tables["networks"] = self._networks_table(tables["probes"].model.unique())
-        tables["tasks"] = self._tasks_table(tables["probes"].dataset.unique())
+        facts = {cell: json.loads((folder / "about.json").read_text()) for cell, folder in folders.items()}
+        self.notes = [f"{n} on {t}: {note}" for (n, t), about in facts.items() for note in about["notes"]]
+        tables["networks"] = pd.DataFrame([self._network_row(n, facts[n, t]) for n, t in _first_of_each(cells, 0)])
+        tables["tasks"] = pd.DataFrame(
+            [row for n, t in _first_of_each(cells, 1) for row in self._task_rows(t, facts[n, t])]
+        )
         tables["claims"] = claims.evaluate(tables)
         for name, table in tables.items():
             write_table(table, self.tables_folder / f"{name}.csv")
         return tables
 
-    def _networks_table(self, names: Iterable[str]) -> pd.DataFrame:
-        rows = []
-        for name in names:
-            network = self.network(name)
-            card = network.card
-            rows.append(
-                {
-                    "model": name, "title": card.title, "width": card.width, "family": card.family,
-                    "training": card.training, "upstream": card.upstream, "kind": card.kind, "source": card.source,
-                    "licence": card.licence, "top1": card.top1, "weight_hash": network.weight_hash,
-                    "robust_of": card.robust_of,
-                }
-            )  # fmt: skip
-        return pd.DataFrame(rows)
+    def _network_row(self, name: str, about: dict) -> dict:
+        card = available_networks().get(name) or self.network(name).card
+        columns = ("title", "width", "family", "training", "upstream", "kind", "source", "licence", "top1")
+        row = {"model": name, **{column: getattr(card, column) for column in columns}}
+        return {**row, "weight_hash": about["weight_hash"], "robust_of": card.robust_of}
 
-    def _tasks_table(self, names: Iterable[str]) -> pd.DataFrame:
-        rows = []
-        for name in names:
-            card, spec = available_tasks()[name], self.profile.tasks[name]
-            train = self._images[name, "train"]
-            for eval_set in spec.eval_sets:
-                rows.append(
-                    {
-                        "dataset": name, "title": card.title, "eval_set": eval_set, "n_classes": len(train.classes),
-                        "n_train": len(train.labels), "n_test": len(self._images[name, eval_set].labels),
-                        "resolution": spec.resolution, "source": card.source,
-                    }
-                )  # fmt: skip
-        return pd.DataFrame(rows)
+    def _task_rows(self, name: str, about: dict) -> list[dict]:
+        card, spec = available_tasks()[name], self.profile.tasks[name]
+        shared = {"n_classes": about["n_classes"], "n_train": about["sizes"]["train"]}
+        return [
+            {"dataset": name, "title": card.title, "eval_set": eval_set, **shared,
+             "n_test": about["sizes"][eval_set], "resolution": spec.resolution, "source": card.source}
+            for eval_set in spec.eval_sets
+        ]  # fmt: skip
 
 
 class _LazyTasks(dict):
@@ -284,52 +288,9 @@ class _LazyTasks(dict):
         return self[key]
 
 
-@cache
-def _numeric_code_hash() -> str:
-    """Hash the numeric rooms' sources, once: what runs is what was imported."""
-    root = Path(dr_utils.__file__).parent
-    digest = hashlib.sha256()
-    for source in _NUMERIC_SOURCES:
-        digest.update((root / source).read_bytes())
-    return digest.hexdigest()[:16]
+def _names(cells: Iterable[tuple[str, str]], place: int) -> list[str]:
+    return list(dict.fromkeys(cell[place] for cell in cells))
 
 
-def _store_cell(folder: Path, tables: dict[str, pd.DataFrame], about: dict) -> None:
-    """Write a cell's tables so that they are there as a whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
-    try:
-        for name, table in tables.items():
-            table.to_csv(part / f"{name}.csv", index=False, lineterminator="\n")
-        (part / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
-        (part / "done").touch()
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    # Empty strings are names here (a CKA row has no solver), but not in the columns of numbers.
-    return pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in ("cka", "low", "high", "top1")})
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, atomically, floats to their last digit."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with assets.atomic_path(path) as part:
-        table.to_csv(part, index=False, lineterminator="\n")
-
-
-def read_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
-    """Read the tables that a study wrote; ValueError if there are none.
-
-    Parameters
-    ----------
-    folder : str or Path
-        The folder of the CSV files, such as outputs/mini/tables.
-    """
-    paths = sorted(Path(folder).glob("*.csv"))
-    if not paths:
-        raise ValueError(f"no tables in {folder}; run ./run_all.sh (or Study(...).run()) first.")
-    return {path.stem: _read_table(path) for path in paths}
+def _first_of_each(cells: Iterable[tuple[str, str]], place: int) -> list[tuple[str, str]]:
+    return list({cell[place]: cell for cell in reversed(list(cells))}.values())[::-1]

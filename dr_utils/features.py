@@ -14,7 +14,6 @@ import numpy as np
 import safetensors.numpy
 import torch
 from safetensors import SafetensorError, safe_open
-from torchvision.transforms.v2 import functional as F
 
 from dr_utils import assets
 from dr_utils.checks import check_features
@@ -199,6 +198,9 @@ def resize_batch(images, resolution: int, device: str | torch.device = "cpu") ->
         stacked = [torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)]
     else:
         stacked = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] for image in images]
-    size = [resolution, resolution]
-    resized = [F.resize(part.to(device).float() / 255, size, antialias=True) for part in stacked]
+    size = (resolution, resolution)
+    resized = [
+        torch.nn.functional.interpolate(part.to(device).float() / 255, size, mode="bilinear", antialias=True)
+        for part in stacked
+    ]
     return torch.cat(resized).clamp_(0, 1).contiguous(memory_format=torch.channels_last)

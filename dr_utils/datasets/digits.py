@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from dr_utils.datasets.task import Source, Split, TaskCard, split_by_hash
 
 
 def decode() -> dict[str, Split]:
     """Both splits as uint8 RGB: grey levels 0-16 stretched to 0-255, in three equal channels."""
+    # Imported here: it takes seconds, and a decoded task needs it no more.
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     return split_by_hash(np.repeat(grey[..., None], 3, axis=-1), bunch.target, 1000, "digits")

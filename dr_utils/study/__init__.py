@@ -255,10 +255,19 @@ class Study:
         tables["tasks"] = pd.DataFrame(
             [row for n, t in _first_of_each(cells, 1) for row in self._task_rows(t, facts[n, t])]
         )
-        tables["claims"] = claims.evaluate(tables)
+        tables["claims"] = self._claims(tables, [entry["key"] for _, entry in sorted(index.items())])
         for name, table in tables.items():
             write_table(table, self.tables_folder / f"{name}.csv")
         return tables
+
+    def _claims(self, tables: dict[str, pd.DataFrame], cell_keys: list[str]) -> pd.DataFrame:
+        """Judge the claims by these cells, or find the judgement in the cache: each notebook asks for it."""
+        cards = tables["networks"].to_csv() + tables["tasks"].to_csv()
+        asked = json.dumps([cell_keys, cards, source_hash("claims/*.py", "data/*", "reference.py")])
+        path = assets.cache_dir() / "claims" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.csv"
+        if not path.exists():
+            write_table(claims.evaluate(tables), path)
+        return read_table(path)
 
     def _network_row(self, name: str, about: dict) -> dict:
         card = available_networks().get(name) or self.network(name).card

@@ -1,0 +1,80 @@
+"""README keeps to what is there: its pictures, notebooks, options and claims."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pandas as pd
+import pytest
+
+from dr_utils import readme, runner
+from dr_utils.claims import CLAIMS, COLUMNS
+
+
+@pytest.fixture
+def text(root):
+    return (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_pictures_and_notebooks_exist(root, text):
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert len(pictures) >= 5
+    for picture in pictures:
+        assert (root / picture).is_file(), picture
+    for notebook in runner.find_notebooks():
+        assert f"`{notebook.stem}`" in text
+
+
+def test_options_are_those_of_run_all(root, text):
+    usage = subprocess.run(
+        ["bash", "run_all.sh", "--help"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
+    options = set(re.findall(r"\./run_all\.sh.*?(--[a-z-]+)", text))
+    assert {"--test", "--only", "--profile"} <= options
+    for option in options:
+        assert option in usage, option
+
+
+def test_claims_table_has_every_claim_with_its_verdict(text):
+    rows = re.findall(r"^\| ([A-Z]\d) \|.*\| (holds|differs|not tested) \|$", text, flags=re.MULTILINE)
+    assert [claim for claim, _ in rows] == list(CLAIMS)
+    verdicts = pd.Series([verdict for _, verdict in rows]).value_counts()
+    assert f"{verdicts.get('holds', 0)} hold, {verdicts.get('differs', 0)} differ" in text
+
+
+@pytest.fixture
+def run(tmp_path):
+    results = tmp_path / "mini"
+    (results / "tables").mkdir(parents=True)
+    (results / "figures").mkdir()
+    rows = [(name, "Fig 1", "a | b", "1.0 " * 100, "holds", "") for name in CLAIMS]
+    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(results / "tables" / "claims.csv", index=False)
+    for name in readme.GALLERY:
+        (results / "figures" / f"{name}.png").write_bytes(name.encode())
+    return results
+
+
+def test_renew_replaces_the_table_and_copies_figures(run, tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- claims -->\nold\n<!-- /claims -->\nafter\n")
+    readme.renew(run, page)
+    renewed = page.read_text()
+    assert renewed.startswith("before\n") and renewed.endswith("after\n") and "old" not in renewed
+    assert renewed.count("| holds |") == 29 and "29 hold, 0 differ" in renewed and "a \\| b" in renewed
+    assert max(len(line) for line in renewed.splitlines()) < 600
+    for name in readme.GALLERY:
+        assert (tmp_path / "outputs" / "gallery" / f"{name}.png").read_bytes() == name.encode()
+    readme.renew(run, page)
+    assert page.read_text() == renewed
+
+
+def test_renew_refuses_half_a_run_and_a_page_without_markers(run, tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("nothing here")
+    with pytest.raises(ValueError, match="lacks the markers"):
+        readme.renew(run, page)
+    (run / "figures" / "fig07_gini.png").unlink()
+    with pytest.raises(ValueError, match="not a finished run: it lacks .*fig07_gini.png"):
+        readme.renew(run, page)
+    assert page.read_text() == "nothing here"

@@ -106,7 +106,7 @@ class Probe(_Part):
     step_epochs: Count = 10
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     standardise: bool = False
-    ridge_alpha: Annotated[float, Field(gt=0)] = 1.0
+    ridge_alpha: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
 
 
 class CKA(_Part):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from dr_utils.probes import fit_probes, fit_ridge, initial_probe, sample_order
+from dr_utils.probes import choose_alpha, fit_probes, fit_ridge, initial_probe, sample_order
 from dr_utils.probes.chains import find_chains, group_probes
 
 
@@ -123,6 +123,29 @@ def test_ridge_equals_scikit_learn(n, width, alpha):
         clear = top[:, -1] - top[:, -2] > 1e-9
         sure = (scores.argmax(1) == y_test)[clear].sum()
         assert sure <= round(result.accuracy[probe] * len(y_test)) <= sure + (~clear).sum()
+
+
+@pytest.mark.parametrize(("n", "width"), [(80, 80), (200, 30)])
+def test_chosen_alpha_is_the_best_of_scikit_learns_on_held_out_train_samples(n, width):
+    x, y, *_ = make_task(n, width, 4, seed=n)
+    order = np.random.default_rng(0).permutation(n)
+    held = np.concatenate([order[y[order] == c][: int(0.2 * (y == c).sum())] for c in range(4)])
+    rest = np.setdiff1d(order, held)
+    centred = (x[rest] - x[rest].mean(0)).astype(np.float64)
+    scale = (centred**2).sum() / width
+    best = {}
+    for relative in (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2):
+        model = Ridge(alpha=relative * scale).fit(x[rest].astype(np.float64), np.eye(4)[y[rest]])
+        best[relative] = (model.predict(x[held].astype(np.float64)).argmax(1) == y[held]).mean()
+    winner = max(best, key=lambda relative: (best[relative], relative))
+    assert len(set(best.values())) > 1, "the candidates must differ for this test to mean something"
+    assert choose_alpha(x, y) == pytest.approx(winner * scale, rel=1e-6)
+
+
+def test_alpha_without_samples_to_hold_out_is_the_scale_of_the_features():
+    x, y, *_ = make_task(8, 6, 4)
+    centred = (x - x.mean(0)).astype(np.float64)
+    assert choose_alpha(x, y) == pytest.approx((centred**2).sum() / 6, rel=1e-5)
 
 
 def test_chains_join_prefixes_and_keep_duplicates():

@@ -74,3 +74,58 @@ def fit_ridge(x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *
             for probe in probes:
                 weights[probe], bias[probe] = weight.contiguous().numpy(), intercept.numpy()
     return evaluated(weights, bias, subsets, x_test.astype(np.float64), y_test, None)
+
+
+def choose_alpha(x_train, y_train, *, relative=(1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2), share=0.2, seed: int = 0) -> float:
+    """Choose a ridge penalty from train features alone.
+
+    A fixed penalty means something else for every network, and too small a one lets the whole layer overfit
+    where there are about as many neurons as samples, so that parts of it look better than the whole.
+
+    Parameters
+    ----------
+    x_train : float array of shape [n, D]
+        Train features.
+    y_train : int array of shape [n]
+        Class indices 0 .. C-1.
+    relative : sequence of float
+        Candidates, in units of the mean diagonal of the centred Gram matrix X'X.
+    share : float
+        Share of each class that is held out to compare them.
+    seed : int
+        Draws the held-out samples.
+
+    Returns
+    -------
+    float
+        The candidate under which the full layer is most accurate on the held-out samples, the largest of equals;
+        for classes too small to hold any out, the mean diagonal itself.
+
+    Raises
+    ------
+    ValueError
+        As for `fit_ridge`.
+    """
+    x_train, _, y_train, _, n_classes = checked_data(x_train, y_train, x_train[:1], y_train[:1])
+    order = np.random.default_rng(seed).permutation(len(y_train))
+    held = np.concatenate(
+        [own[: int(share * len(own))] for c in range(n_classes) for own in [order[y_train[order] == c]]]
+    )
+    fitted = np.setdiff1d(order, held)
+    x = torch.as_tensor(x_train).double()
+    mean = x[fitted].mean(dim=0)
+    x -= mean
+    targets = torch.nn.functional.one_hot(torch.as_tensor(y_train), n_classes).double()
+    centre = targets[fitted].mean(dim=0)
+    gram, cross = x[fitted].T @ x[fitted], x[fitted].T @ (targets[fitted] - centre)
+    scale = float(gram.diagonal().mean())
+    if not len(held):
+        return scale
+    scores = {}
+    for candidate in sorted(relative):
+        block = gram.clone()
+        block.diagonal().add_(candidate * scale)
+        weight = torch.cholesky_solve(cross, torch.linalg.cholesky(block))
+        guess = (x[held] @ weight + centre).argmax(dim=1).numpy()
+        scores[candidate * scale] = (guess == y_train[held]).mean()
+    return max(scores, key=lambda alpha: (scores[alpha], alpha))

@@ -11,7 +11,7 @@ import pandas as pd
 from dr_utils.cka import CKAStatistics, part_part, part_whole, seed_pairs
 from dr_utils.fairness import coefficient_of_variation, gini
 from dr_utils.features import Features
-from dr_utils.probes import fit_probes, fit_ridge
+from dr_utils.probes import choose_alpha, fit_probes, fit_ridge
 from dr_utils.redundancy import RULES, diffused_redundancy_interval
 from dr_utils.subsets import PROJECTIONS, first_subset, fit_projection, n_neurons, random_subsets
 
@@ -36,7 +36,8 @@ class CellSpec:
         Whether features are standardised, with the train split's mean and standard deviation.
     sgd : dict
         Keyword arguments of `fit_probes`.
-    ridge_alpha : float
+    ridge_alpha : float or "auto"
+        "auto" is chosen on train features, see `dr_utils.probes.choose_alpha`.
     cka_estimators : list of str
     cka_images : int
         The first so many test images.
@@ -49,7 +50,7 @@ class CellSpec:
     solvers: list[str]
     standardise: bool
     sgd: dict
-    ridge_alpha: float
+    ridge_alpha: float | str
     cka_estimators: list[str]
     cka_images: int | None
 
@@ -124,7 +125,11 @@ def compute_cell(
             seeds = [p.seed for p in probes]
             result = fit_probes(*arguments, seed=seeds, device=device, on_epoch=on_epoch, **spec.sgd)
         else:
-            result = fit_ridge(*arguments, alpha=spec.ridge_alpha)
+            alpha = spec.ridge_alpha
+            if alpha == "auto":
+                alpha = choose_alpha(matrices["train"][:, : train.x.shape[1]], train.y)
+                notes.append(f"ridge penalty {alpha:.3g}, chosen on a fifth of the train images")
+            result = fit_ridge(*arguments, alpha=alpha)
         for eval_set in evals:
             if eval_set == "test":
                 accuracy, per_class = result.accuracy, result.per_class_accuracy

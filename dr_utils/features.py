@@ -22,7 +22,7 @@ from dr_utils.models import Network
 from dr_utils.progress import progress
 
 # Raised by one whenever the same images and network would give other numbers than before.
-EXTRACTION_VERSION = 1
+EXTRACTION_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,13 @@ def resize_batch(images, resolution: int, device: str | torch.device = "cpu") ->
         stacked = [torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None] for image in images]
     size = (resolution, resolution)
     resized = [
-        torch.nn.functional.interpolate(part.to(device).float() / 255, size, mode="bilinear", antialias=True)
+        torch.nn.functional.interpolate(
+            part.to(device, torch.float32, memory_format=torch.contiguous_format) / 255,
+            size,
+            mode="bilinear",
+            antialias=True,
+        )
         for part in stacked
     ]
-    return torch.cat(resized).clamp_(0, 1).contiguous(memory_format=torch.channels_last)
+    batch = resized[0] if len(resized) == 1 else torch.cat(resized)
+    return batch.contiguous(memory_format=torch.channels_last)

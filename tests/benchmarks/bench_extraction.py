@@ -30,7 +30,7 @@ def seconds(function) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="efficientnet_lite0", help="(default: %(default)s)")
-    parser.add_argument("--images", type=int, default=256, help="(default: %(default)s)")
+    parser.add_argument("--images", type=int, default=1024, help="(default: %(default)s)")
     parser.add_argument("--resolution", type=int, default=96, help="pixels (default: %(default)s)")
     parser.add_argument("--side", type=int, default=32, help="side of the images as stored (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from dr_utils.assets import atomic_path
 from dr_utils.claims import CLAIMS
+from dr_utils.claims.registry import DIFFERS, HOLDS, NOT_TESTED, NOTHING
 from dr_utils.profiles import CHECKOUT
 
 GALLERY = (
@@ -23,7 +24,7 @@ def claims_table(claims: pd.DataFrame) -> str:
     """Return the claims table as Markdown, one row per claim, measurements cut to `LONGEST` characters."""
     lines = ["| claim | the paper says | published | measured by mini | verdict |", "|---|---|---|---|---|"]
     for row in claims.itertuples():
-        reason = f"{row.measured}; {row.why}" if row.measured == "nothing measured" else row.measured
+        reason = f"{row.measured}; {row.why}" if row.measured == NOTHING else row.measured
         cells = (row.claim, CLAIMS[row.claim].statement, row.published, reason, row.verdict.replace("_", " "))
         lines.append("| " + " | ".join(_cut(str(cell)) for cell in cells) + " |")
     return "\n".join(lines)
@@ -35,11 +36,14 @@ def _cut(text: str) -> str:
 
 
 def counts(claims: pd.DataFrame) -> str:
-    """Return one sentence: how many claims hold, differ and are not tested."""
-    found = claims.verdict.value_counts()
-    parts = [f"{found.get(verdict, 0)} {word}" for verdict, word in
-             (("holds", "hold"), ("differs", "differ"), ("not_tested", "are not tested"))]  # fmt: skip
-    return f"Of the paper's {len(claims)} claims, {', '.join(parts[:2])} and {parts[2]} by what mini measures."
+    """Return one sentence: how many claims hold, differ, stay open and cannot be tested."""
+    lacking = claims.measured.eq(NOTHING)
+    open_ = claims.verdict.eq(NOT_TESTED) & ~lacking
+    holds, differs = (int(claims.verdict.eq(verdict).sum()) for verdict in (HOLDS, DIFFERS))
+    return (
+        f"Of the paper's {len(claims)} claims: holds {holds}, differs {differs}, measured but open {int(open_.sum())} "
+        f"(within noise, or too few networks or tasks of a kind), nothing to measure it with {int(lacking.sum())}."
+    )
 
 
 def renew(results: Path, readme: Path = CHECKOUT / "README.md") -> None:

@@ -78,6 +78,14 @@ class Study:
         title = f" ({self.profile.title})" if self.profile.title else ""
         return f"Measured by profile {self.profile.name}{title}, not the paper's networks and sizes."
 
+    def nearest_fraction(self, wanted: float) -> float:
+        """Return the profile's fraction nearest to `wanted`, so that a notebook serves any grid."""
+        return min(self.profile.fractions, key=lambda fraction: abs(fraction - wanted))
+
+    def nearest_delta(self, wanted: float) -> float:
+        """Return the profile's delta nearest to `wanted`."""
+        return min(self.profile.deltas, key=lambda delta: abs(delta - wanted))
+
     def network(self, name: str) -> Network:
         """Return a network of the profile, loaded once."""
         if name not in self._networks:

@@ -1,0 +1,157 @@
+"""Attacks in the l2 ball: projected gradient descent, and the single step with its safeguard.
+
+Nothing here knows of training: an attack sees a function from images to scores. Whether batch normalisation runs in
+training or evaluation mode, and at which precision, is that function's business.
+
+References
+----------
+Madry et al., Towards deep learning models resistant to adversarial attacks, ICLR 2018.
+Wong, Rice and Kolter, Fast is better than free: revisiting adversarial training, ICLR 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import cross_entropy
+
+Score = Callable[[torch.Tensor], torch.Tensor]
+
+# Gradients of all-wrong or all-right saturated scores may vanish; their direction is then left at zero.
+_TINY = 1e-12
+# Single-step training is taken to have collapsed where networks resist the single step but not a real attack.
+COLLAPSE_RATIO, COLLAPSE_GAP, SAFEGUARD_STEPS = 0.5, 0.05, 10
+
+
+def lengths(x: torch.Tensor) -> torch.Tensor:
+    """l2 norm of each sample, shaped [B, 1, 1, 1] to multiply [B, C, H, W] with."""
+    return x.flatten(1).norm(dim=1).view(-1, *(1,) * (x.ndim - 1))
+
+
+def project(delta: torch.Tensor, radius: float) -> torch.Tensor:
+    """Bring each perturbation [B, C, H, W] into the l2 ball of this radius, along the line to its centre."""
+    return delta * (radius / lengths(delta).clamp(min=_TINY)).clamp(max=1.0)
+
+
+def random_in_ball(like: torch.Tensor, radius: float, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Draw perturbations of the shape of `like`, uniformly from the l2 ball."""
+    source = like.device if generator is None else generator.device
+    direction = torch.randn(like.shape, generator=generator, device=source).to(like.device)
+    share = torch.rand(len(like), generator=generator, device=source).to(like.device) ** (1 / like[0].numel())
+    return direction / lengths(direction).clamp(min=_TINY) * (radius * share).view(-1, *(1,) * (like.ndim - 1))
+
+
+def pgd(
+    score: Score,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    radius: float,
+    steps: int,
+    step_size: float | None = None,
+    start_radius: float | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Raise the cross-entropy of each image within an l2 ball around it, by projected gradient descent.
+
+    Parameters
+    ----------
+    score : callable
+        From images to scores [B, C], differentiable; each image's scores must not depend on the other images.
+    images : float tensor of shape [B, C, H, W]
+        In [0, 1].
+    labels : int tensor of shape [B]
+    radius : float
+        Of the ball, in units of the images.
+    steps : int
+        Gradient steps.
+    step_size : float, optional
+        Length of a step; default 2 * radius / steps, by which any point of the ball reaches any other.
+    start_radius : float, optional
+        The start is uniform in the ball of this radius; default `radius`, 0 for the image itself.
+    generator : torch.Generator, optional
+        For the random start.
+
+    Returns
+    -------
+    float tensor of shape [B, C, H, W]
+        In [0, 1], at most `radius` from `images`; detached.
+
+    Raises
+    ------
+    ValueError
+        Radius, steps or step size that are not positive, images outside [0, 1], or a start outside the ball.
+    """
+    step_size = 2 * radius / max(steps, 1) if step_size is None else step_size
+    start_radius = radius if start_radius is None else start_radius
+    if radius <= 0 or steps < 1 or step_size <= 0 or not 0 <= start_radius <= radius:
+        raise ValueError(
+            "an attack needs radius > 0, steps >= 1, step_size > 0 and 0 <= start_radius <= radius; "
+            f"got {radius}, {steps}, {step_size} and {start_radius}."
+        )
+    images = images.detach()
+    if not images.is_floating_point() or images.min() < 0 or images.max() > 1:
+        raise ValueError(f"images must be floating point in [0, 1]; got {images.dtype}: divide uint8 pixels by 255.")
+    attacked = images
+    if start_radius > 0:
+        attacked = (images + random_in_ball(images, start_radius, generator)).clamp(0, 1)
+    for _ in range(steps):
+        attacked.requires_grad_(True)
+        with torch.enable_grad():
+            # The sum, not the mean: an image's gradient does not depend on how many others stand beside it.
+            loss = cross_entropy(score(attacked).float(), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, attacked)
+        moved = attacked.detach() + step_size * gradient / lengths(gradient).clamp(min=_TINY)
+        # Clamping moves each pixel towards the image, which lies in [0, 1]: it never leaves the ball.
+        attacked = (images + project(moved - images, radius)).clamp(0, 1)
+    return attacked.detach()
+
+
+def single_step(
+    score: Score, images: torch.Tensor, labels: torch.Tensor, *, radius: float, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Attack by one step from a random start, as fast adversarial training does.
+
+    In thousands of dimensions a uniform start lies almost on the ball's surface, at right angles to the gradient, and
+    a step from there spends much of the radius on noise: the start is drawn from the ball of half the radius, and
+    the step is 1.25 radii long. Parameters and result are those of `pgd`.
+    """
+    return pgd(
+        score, images, labels, radius=radius, steps=1, step_size=1.25 * radius, start_radius=radius / 2,
+        generator=generator,
+    )  # fmt: skip
+
+
+def accuracy_under(score: Score, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of images [B, C, H, W] whose highest score is their label's."""
+    with torch.no_grad():
+        return float((score(images).argmax(1) == labels).float().mean())
+
+
+def has_collapsed(single: float, multi: float) -> bool:
+    """Whether accuracies under the single step and under several steps are those of catastrophic overfitting."""
+    return multi < COLLAPSE_RATIO * single and single - multi > COLLAPSE_GAP
+
+
+def safeguard(
+    score: Score, images: torch.Tensor, labels: torch.Tensor, *, radius: float, generator: torch.Generator | None = None
+) -> tuple[float, float, bool]:
+    """Look for catastrophic overfitting of single-step training on a few training images.
+
+    Networks trained by single steps may learn to resist just these: from one epoch to the next the accuracy under a
+    real attack falls to nothing while that under the single step rises (Wong et al. 2020).
+
+    Returns
+    -------
+    single, multi : float
+        Accuracy under the single step, and under 10 steps.
+    collapsed : bool
+        Whether the second is less than half the first, and at least 5 points lower.
+    """
+    attacked = single_step(score, images, labels, radius=radius, generator=generator)
+    single = accuracy_under(score, attacked, labels)
+    attacked = pgd(score, images, labels, radius=radius, steps=SAFEGUARD_STEPS, generator=generator,
+                   step_size=2.5 * radius / SAFEGUARD_STEPS)  # fmt: skip
+    multi = accuracy_under(score, attacked, labels)
+    return single, multi, has_collapsed(single, multi)

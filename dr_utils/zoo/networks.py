@@ -1,0 +1,169 @@
+"""The zoo's networks, from blocks of torchvision and timm that fit 32 x 32 images."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from dr_utils.checks import unknown
+from dr_utils.zoo.recipes import IMAGES_SIDE, Recipe
+
+# ImageNet's, of which Tiny-ImageNet is a part; in units of images in [0, 1].
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VIT_PATCH, VIT_NEURONS_PER_HEAD, VIT_MLP_RATIO = 4, 64, 2
+
+
+class SmallNetwork(nn.Module):
+    """A body up to the penultimate layer, and one linear head or nested ones.
+
+    Parameters
+    ----------
+    body : nn.Module
+        From normalised images [B, 3, 32, 32] to penultimate features [B, head_reads].
+    recipe : Recipe
+
+    Attributes
+    ----------
+    body : nn.Module
+    heads : nn.ModuleList of nn.Linear
+        In order of how many features they read; the last one reads all.
+    """
+
+    def __init__(self, body: nn.Module, recipe: Recipe):
+        super().__init__()
+        self.body = body
+        self.heads = nn.ModuleList(nn.Linear(k, recipe.n_classes) for k in recipe.nesting or (recipe.head_reads,))
+        self.width = recipe.head_reads
+        # No weights: left out of the state dict.
+        self.register_buffer("_mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute penultimate features [B, width] of RGB images [B, 3, 32, 32] in [0, 1]."""
+        return self.body((images - self._mean) / self._std)
+
+    def all_logits(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the scores [B, C] of every head, from the one that reads least to the one that reads all."""
+        features = self.features(images)
+        return [head(features[:, : head.in_features]) for head in self.heads]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute the scores [B, C] of the head that reads all features."""
+        return self.heads[-1](self.features(images))
+
+
+def build(recipe: Recipe) -> SmallNetwork:
+    """Build a network with the first weights of its seed.
+
+    The trunk's weights are drawn before the heads', so that networks of one trunk and seed start from the same trunk
+    whatever reads it. The global random state is left as it was.
+
+    Parameters
+    ----------
+    recipe : Recipe
+
+    Returns
+    -------
+    SmallNetwork
+        In training mode, float32, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        Unknown family, or heads that read more features than the trunk has.
+    """
+    if recipe.family not in _TRUNKS:
+        raise unknown("family", recipe.family, _TRUNKS)
+    if not 1 <= recipe.head_reads <= recipe.trunk_width or (recipe.nesting and recipe.nesting[-1] != recipe.head_reads):
+        raise ValueError(
+            f"{recipe.name}: the last layer must read between 1 and all {recipe.trunk_width} features, and the last "
+            f"nested head what the last layer reads; got {recipe.head_reads} and nesting {recipe.nesting}."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        trunk = _TRUNKS[recipe.family](recipe)
+        if recipe.head_reads < recipe.trunk_width:
+            keep_first(trunk, recipe.head_reads)
+        return SmallNetwork(trunk, recipe)
+
+
+def keep_first(trunk: nn.Sequential, k: int) -> None:
+    """Leave out the features that a narrow last layer does not read: only the first `k` of the trunk's remain.
+
+    The neurons of the last convolution and its normalisation do not see each other, so those that nothing reads get no
+    gradient and change no other: the network is the one that computes all features and reads `k`, in fewer bytes.
+    """
+    conv, norm = trunk[-5], trunk[-4]
+    if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+        raise ValueError("only networks of the ResNet families have narrow last layers.")
+    conv.out_channels = norm.num_features = k
+    conv.weight = nn.Parameter(conv.weight.detach()[:k].clone())
+    for name in ("weight", "bias"):
+        setattr(norm, name, nn.Parameter(getattr(norm, name).detach()[:k].clone()))
+    norm.running_mean, norm.running_var = norm.running_mean[:k].clone(), norm.running_var[:k].clone()
+
+
+def _resnet(recipe: Recipe) -> nn.Module:
+    """One BasicBlock per stage, each but the first at half the resolution, a 1 x 1 convolution and average pooling."""
+    from torchvision.models.resnet import BasicBlock
+
+    def stage(before: int, channels: int, stride: int) -> nn.Module:
+        if stride == 1 and before == channels:
+            return BasicBlock(before, channels)
+        shortcut = nn.Sequential(
+            nn.Conv2d(before, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
+        )  # fmt: skip
+        return BasicBlock(before, channels, stride, shortcut)
+
+    widths, width = recipe.widths, recipe.trunk_width
+    before = (widths[0], *widths[:-1])
+    trunk = nn.Sequential(
+        nn.Conv2d(3, widths[0], 3, padding=1, bias=False),
+        nn.BatchNorm2d(widths[0]),
+        nn.ReLU(inplace=True),
+        *(stage(b, w, 1 if i == 0 else 2) for i, (b, w) in enumerate(zip(before, widths, strict=True))),
+        nn.Conv2d(widths[-1], width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return trunk
+
+
+def _vgg(recipe: Recipe) -> nn.Module:
+    """Two 3 x 3 convolutions per resolution (one at the last), each followed by max pooling; two hidden linear layers.
+
+    As in VGG16, the penultimate layer is the output of the second hidden layer's ReLU; batch normalisation stands
+    where the original has dropout, so that training draws no random numbers of its own.
+    """
+    from torchvision.models.vgg import make_layers
+
+    *early, last = recipe.widths
+    width = recipe.trunk_width
+    layout = [item for w in early for item in (w, w, "M")] + [last, "M"]
+    side = IMAGES_SIDE >> len(recipe.widths)
+
+    def hidden(before: int) -> list[nn.Module]:
+        return [nn.Linear(before, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+
+    return nn.Sequential(
+        *make_layers(layout, batch_norm=True), nn.Flatten(), *hidden(last * side * side), *hidden(width)
+    )  # fmt: skip
+
+
+def _vit(recipe: Recipe) -> nn.Module:
+    """Class token after the final norm, patches of 4 x 4 pixels."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    width = recipe.trunk_width
+    return VisionTransformer(
+        img_size=IMAGES_SIDE, patch_size=VIT_PATCH, embed_dim=width, depth=len(recipe.widths),
+        num_heads=max(1, width // VIT_NEURONS_PER_HEAD), mlp_ratio=VIT_MLP_RATIO, num_classes=0,
+    )  # fmt: skip
+
+
+_TRUNKS = {"resnet": _resnet, "wide_resnet": _resnet, "vgg": _vgg, "vit": _vit}

@@ -1,0 +1,143 @@
+"""Weight files: float16, checked against the hash in their card before anything is read from them."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save_file
+
+from dr_utils import assets
+from dr_utils.assets import AssetError, sha256_of
+from dr_utils.assets.cache import short
+from dr_utils.models.network import Network
+from dr_utils.zoo.cards import WEIGHTS, Card, read_card, write_card
+from dr_utils.zoo.data import Images
+from dr_utils.zoo.evaluation import ATTACK_STEPS, count_multiply_adds, count_parameters, evaluate
+from dr_utils.zoo.networks import MEAN, STD, SmallNetwork, build
+from dr_utils.zoo.recipes import Recipe
+from dr_utils.zoo.training import Trained
+
+
+def weights_path(name: str, folder: Path | str = WEIGHTS) -> Path:
+    """Where a network's weight file is."""
+    return Path(folder) / f"{name}.safetensors"
+
+
+def save_weights(network: SmallNetwork, name: str, folder: Path | str = WEIGHTS) -> str:
+    """Store a network's weights in float16, in one piece; return the SHA-256 of the file.
+
+    Raises
+    ------
+    ValueError
+        Weights that are not finite in float16.
+    """
+    state = {}
+    for key, tensor in network.state_dict().items():
+        if key.endswith("num_batches_tracked"):  # a counter of training steps, no weight
+            continue
+        state[key] = tensor.detach().to("cpu", torch.float16).contiguous()
+        if not state[key].isfinite().all():
+            raise ValueError(f"{name}: {key} is not finite in float16; train with a lower lr.")
+    path = weights_path(name, folder)
+    with assets.atomic_path(path) as part:
+        save_file(state, part)
+    return sha256_of(path)
+
+
+def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork, Card]:
+    """Load a trained network, in evaluation mode and float32, with its card.
+
+    Raises
+    ------
+    AssetError
+        No card or no weight file, a weight file whose hash is not the card's, or weights that do not fit the network.
+    """
+    card = read_card(name, folder)
+    path = weights_path(name, folder)
+    if card is None or not path.is_file():
+        raise AssetError(
+            f"{name} has no trained weights here; train it: python -m dr_utils.zoo train {name} --data DIR."
+        )
+    # Read once, so that what is loaded is what was hashed.
+    data = path.read_bytes()
+    if (found := sha256_of(data)) != card.sha256:
+        raise AssetError(
+            f"{path.name}: expected SHA-256 {card.sha256}, found {found}; the file is truncated or changed: "
+            "install the package again, or restore the file."
+        )
+    try:
+        recipe = Recipe(**{key: tuple(v) if isinstance(v, list) else v for key, v in card.recipe.items()})
+        network = build(recipe)
+        keys = network.load_state_dict({key: tensor.float() for key, tensor in load(data).items()}, strict=False)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise AssetError(f"{name}: its weights or its card do not fit this release ({short(error)}).") from error
+    missing = [key for key in keys.missing_keys if not key.endswith("num_batches_tracked")]
+    if missing or keys.unexpected_keys:
+        first = (missing + keys.unexpected_keys)[0]
+        raise AssetError(
+            f"{name}: the weights do not fit this release's network (first: {first}); "
+            "use the torch, torchvision and timm releases of requirements.lock."
+        )
+    return network.eval(), card
+
+
+def load_network(name: str, folder: Path | str = WEIGHTS) -> Network:
+    """Load a trained network as the suite's rooms take it: images to penultimate features; errors as `load_weights`."""
+    network, card = load_weights(name, folder)
+    as_network = Network(card.network_card(), network.body, network.heads[-1], mean=MEAN, std=STD)
+    return as_network.eval().requires_grad_(False)
+
+
+def store(
+    trained: Trained,
+    recipe: Recipe,
+    train_images: Images,
+    val_images: Images,
+    *,
+    folder: Path | str = WEIGHTS,
+    device: str | torch.device = "auto",
+) -> Card:
+    """Store a trained network's weights, measure it as stored, and write its card.
+
+    The card is written last: a weight file whose measuring was interrupted has none, or one that refuses it.
+
+    Parameters
+    ----------
+    trained : Trained
+    recipe : Recipe
+        What it was trained by.
+    train_images, val_images : Images
+        What it was trained on, and what it is measured on.
+    folder : path
+        Where both files go.
+    device : {"auto", "cpu", "cuda"}
+        For the measuring.
+
+    Returns
+    -------
+    Card
+    """
+    sha256 = save_weights(trained.network, recipe.name, folder)
+    stored = build(recipe)
+    stored.load_state_dict(
+        {key: tensor.float() for key, tensor in load(weights_path(recipe.name, folder).read_bytes()).items()},
+        strict=False,
+    )
+    measured = evaluate(stored, val_images, radius=recipe.radius, device=device)
+    at = trained.progress
+    card = Card(
+        name=recipe.name, title=recipe.title, width=recipe.head_reads, family=recipe.family, training=recipe.training,
+        upstream=recipe.upstream, kind=recipe.kind, robust_of=recipe.robust_of, recipe=recipe.as_dict(),
+        upstream_images=len(train_images), upstream_classes=len(train_images.classes),
+        upstream_sha256=train_images.digest, epochs=at.epoch,
+        attack_steps=at.attack_steps if recipe.training == "adversarial" else 0,
+        clean_accuracy=round(measured["clean_accuracy"], 5), robust_accuracy=round(measured["robust_accuracy"], 5),
+        robust_radius=recipe.radius, robust_steps=ATTACK_STEPS, validation_images=measured["images"],
+        parameters=count_parameters(stored), multiply_adds=count_multiply_adds(stored),
+        training_seconds=round(at.seconds, 1), hardware=" and ".join(at.hardware), precision=trained.precision,
+        versions={"python": platform.python_version(), "torch": torch.__version__}, sha256=sha256,
+    )  # fmt: skip
+    write_card(card, folder)
+    return card

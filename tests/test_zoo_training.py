@@ -1,0 +1,303 @@
+"""Data, training and its resumption, cards and weight files, and the command line; without Tiny-ImageNet."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from zoo_parts import WNIDS, add_file, jpeg, tiny, toy_images, write_tars
+
+from dr_utils import assets
+from dr_utils.assets import AssetError
+from dr_utils.zoo import __main__ as command
+from dr_utils.zoo import attacks, recipes, training
+from dr_utils.zoo.cards import card_path, read_card, report
+from dr_utils.zoo.data import Epoch, load_images
+from dr_utils.zoo.training import checkpoint_path, learning_rate, train
+from dr_utils.zoo.weights import load_network, load_weights, store, weights_path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DR_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_tars(folder)
+    return folder
+
+
+def weights_of(trained):
+    return trained.network.state_dict()
+
+
+def assert_equal_weights(a, b):
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+# ---------------------------------------------------------------- data
+
+
+def test_tar_is_decoded_once(data, monkeypatch):
+    images = load_images(data, "train", n_classes=3)
+    assert images.pixels.shape == (24, 32, 32, 3) and images.pixels.dtype == np.uint8
+    assert images.classes == tuple(sorted(WNIDS))
+    assert images.labels.tolist() == [2] * 8 + [0] * 8 + [1] * 8
+    # The class's colour has stayed: red, green, blue are the classes in order.
+    assert (images.pixels.mean(axis=(1, 2)).argmax(1) == images.labels).all()
+    monkeypatch.setattr("dr_utils.zoo.data._decode", lambda *_: pytest.fail("decoded again"))
+    again = load_images(data, "train", n_classes=3)
+    assert (again.pixels == images.pixels).all() and again.digest == images.digest
+
+
+def test_damaged_cache_is_made_again(data):
+    images = load_images(data, "val", n_classes=3)
+    (path,) = (assets.cache_dir() / "zoo").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"\x55")
+    assert (load_images(data, "val", n_classes=3).labels == images.labels).all()
+    path.write_bytes(b"short")
+    assert (load_images(data, "val", n_classes=3).pixels == images.pixels).all()
+
+
+def test_fewer_classes_are_the_same_in_both_splits(data):
+    train_images, val_images = (load_images(data, split, n_classes=2) for split in ("train", "val"))
+    assert train_images.classes == val_images.classes and len(train_images.classes) == 2
+    assert len(train_images) == 16 and set(train_images.labels) == {0, 1}
+    whole = load_images(data, "train", n_classes=3)
+    place = whole.classes.index(train_images.classes[1])
+    assert (train_images.pixels[train_images.labels == 1] == whole.pixels[whole.labels == place]).all()
+
+
+def test_limit_and_refusals(data, tmp_path):
+    assert len(load_images(data, "train", n_classes=3, limit=5)) == 5
+    with pytest.raises(ValueError, match="at least 1 image; got 0"):
+        load_images(data, "train", n_classes=3, limit=0)
+    with pytest.raises(ValueError, match="202 classes are needed, but tiny_imagenet_train.tar has 3"):
+        load_images(data, "train", n_classes=202)
+    with pytest.raises(AssetError, match="tiny_imagenet_train.tar is not in"):
+        load_images(tmp_path, "train", n_classes=3)
+    with pytest.raises(ValueError, match="unknown split"):
+        load_images(data, "test", n_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("member", "content", "message"),
+    [
+        ("train/n01/a.JPEG", b"no image", "train/n01/a.JPEG in tiny_imagenet_train.tar is no readable image"),
+        ("val/n01/a.JPEG", jpeg((9, 9, 9)), "expected train/<wnid>/<name>.JPEG only"),
+        (None, b"", "holds no images"),
+    ],
+)
+def test_bad_tar_is_refused(tmp_path, member, content, message):
+    with tarfile.open(tmp_path / "tiny_imagenet_train.tar", "w") as archive:
+        if member:
+            add_file(archive, member, content)
+    with pytest.raises(AssetError, match=message):
+        load_images(tmp_path, "train", n_classes=3)
+    (tmp_path / "tiny_imagenet_train.tar").write_bytes(b"no tar")
+    with pytest.raises(AssetError, match="no readable tar file"):
+        load_images(tmp_path, "train", n_classes=3)
+
+
+def test_epoch_is_a_function_of_seed_and_epoch():
+    a, b, other = Epoch(10, 10, 1, 0), Epoch(10, 10, 1, 0), Epoch(10, 10, 1, 1)
+    assert torch.equal(a.order, b.order) and not torch.equal(a.order, other.order)
+    assert sorted(a.order.tolist()) == list(range(10))
+    repeated = Epoch(10, 35, 1, 0).order
+    assert len(repeated) == 35 and set(np.bincount(repeated)) == {3, 4}
+
+
+def test_augmentation_is_a_shifted_and_perhaps_mirrored_copy():
+    pixels = torch.from_numpy(toy_images(6).pixels)
+    epoch = Epoch(6, 6, 1, 0)
+    batch, rows = epoch.batch(pixels, 0, 6)
+    assert batch.shape == (6, 3, 32, 32) and batch.min() >= 0 and batch.max() <= 1
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    seen = set()
+    for image, row in zip(batch, rows, strict=True):
+        found = []
+        for mirrored in (False, True):
+            source = pixels[row].flip(1) if mirrored else pixels[row]
+            padded = torch.nn.functional.pad(source.permute(2, 0, 1)[None].float(), (4,) * 4, mode="replicate")[0] / 255
+            found += [mirrored for dy in range(9) for dx in range(9)
+                      if torch.equal(padded[:, dy : dy + 32, dx : dx + 32], image)]  # fmt: skip
+        assert len(found) == 1
+        seen.add(found[0])
+    assert seen == {False, True}
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_one_cycle():
+    recipe = tiny(lr=0.1, warmup=0.25)
+    rates = [learning_rate(step, 100, recipe) for step in range(100)]
+    assert rates[0] == pytest.approx(0.004) and max(rates) == rates[25] == pytest.approx(0.1)
+    assert rates[:26] == sorted(rates[:26]) and rates[25:] == sorted(rates[25:], reverse=True) and rates[-1] < 1e-4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"training": "mrl", "nesting": (4, 8, 16)},
+        {"training": "narrow", "head_reads": 4},
+        {"training": "adversarial", "attack_steps": 2},
+        {"training": "adversarial", "attack_steps": 1},
+        {"family": "vit", "widths": (64,), "trunk_width": 64, "head_reads": 64, "optimiser": "adamw", "lr": 1e-3},
+    ],
+)
+def test_training_lowers_the_loss_and_resuming_changes_nothing(changes, tmp_path):
+    recipe, images = tiny(epochs=4, **changes), toy_images()
+    whole = train(recipe, images, device="cpu", checkpoints=tmp_path / "a")
+    losses = whole.progress.losses
+    assert len(losses) == 4 and losses[-1] < 0.7 * losses[0]
+    part = train(recipe, images, device="cpu", checkpoints=tmp_path / "b", stop_after=2)
+    assert part.progress.epoch == 2
+    resumed = train(recipe, images, device="cpu", checkpoints=tmp_path / "b")
+    assert resumed.progress.losses == losses
+    assert_equal_weights(weights_of(whole), weights_of(resumed))
+
+
+def test_checkpoints_hold_no_code_and_belong_to_one_recipe(tmp_path):
+    recipe, images = tiny(epochs=2), toy_images()
+    train(recipe, images, device="cpu", checkpoints=tmp_path, stop_after=1)
+    path = checkpoint_path(recipe, images, "float32", tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert checkpoint_path(dataclasses.replace(recipe, lr=0.2), images, "float32", tmp_path) != path
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(AssetError, match="is damaged .* delete it, and tiny starts afresh"):
+        train(recipe, images, device="cpu", checkpoints=tmp_path)
+
+
+def test_quarter_takes_as_many_steps(tmp_path):
+    recipe = tiny(epochs=1, repeats=2.0)
+    images = toy_images(48)
+    assert training._Training(recipe, images, torch.device("cpu"), "auto", tmp_path).steps == 3
+
+
+def test_bfloat16_trains_on_the_cpu(tmp_path):
+    trained = train(tiny(epochs=2), toy_images(), device="cpu", precision="bfloat16", checkpoints=tmp_path)
+    assert trained.precision == "bfloat16" and trained.progress.losses[-1] < trained.progress.losses[0]
+    assert next(trained.network.parameters()).dtype == torch.float32
+
+
+def test_safeguard_undoes_the_epoch_and_takes_more_steps(tmp_path, monkeypatch):
+    answers = iter([False, True, True])
+    monkeypatch.setattr(attacks, "safeguard", lambda *_, **__: (0.6, 0.0, next(answers)))
+    recipe = tiny(epochs=3, training="adversarial", attack_steps=1)
+    trained = train(recipe, toy_images(), device="cpu", checkpoints=tmp_path)
+    assert trained.progress.attack_steps == 3 and trained.progress.epoch == 3
+    assert len(trained.progress.losses) == 3
+    # Asked after the first epoch and after the second; with more steps there is nothing to ask.
+    assert next(answers) is True
+
+
+def test_training_refusals(tmp_path):
+    with pytest.raises(ValueError, match="tiny has 5 classes; the images given have 3"):
+        train(tiny(n_classes=5), toy_images(), device="cpu", checkpoints=tmp_path)
+    with pytest.raises(ValueError, match="unknown precision 'float8'"):
+        train(tiny(), toy_images(), device="cpu", precision="float8", checkpoints=tmp_path)
+    with pytest.raises(FloatingPointError, match="the loss is"):
+        train(tiny(lr=1e30, epochs=1, warmup=0.0), toy_images(), device="cpu", checkpoints=tmp_path)
+
+
+# ---------------------------------------------------------------- cards and weights
+
+
+@pytest.fixture
+def stored(tmp_path):
+    recipe, images = tiny(epochs=2, training="mrl", nesting=(4, 16)), toy_images()
+    trained = train(recipe, images, device="cpu", checkpoints=tmp_path / "checkpoints")
+    card = store(trained, recipe, images, toy_images(30, seed=1), folder=tmp_path / "out", device="cpu")
+    return tmp_path / "out", card, trained
+
+
+def test_card_and_weights_round_trip(stored):
+    folder, card, trained = stored
+    assert read_card("tiny", folder) == card
+    assert card.sha256 == assets.sha256_of(weights_path("tiny", folder))
+    assert card.validation_images == 30 and card.clean_accuracy >= card.robust_accuracy
+    assert card.clean_accuracy > 0.5 and card.width == 16 and card.epochs == 2 and card.upstream_images == 96
+    network, _ = load_weights("tiny", folder)
+    for key, tensor in weights_of(trained).items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(network.state_dict()[key], tensor.half().float())
+    x = torch.rand(2, 3, 32, 32)
+    suite = load_network("tiny", folder)
+    torch.testing.assert_close(suite(x), network.features(x))
+    torch.testing.assert_close(suite.logits(x), network(x))
+    assert suite.width == 16 and suite.card.kind == "small" and suite.card.upstream == "tinyimagenet3"
+    table = report(folder, ["tiny", "other"]).splitlines()
+    assert table[1].startswith("tiny ") and f"{card.clean_accuracy:.3f}" in table[1]
+    assert table[2].split() == ["other", "not", "trained"]
+
+
+def test_tampered_and_truncated_weights_are_refused(stored):
+    folder, card, _ = stored
+    path = weights_path("tiny", folder)
+    good = path.read_bytes()
+    for bad in (good[:-1] + bytes([good[-1] ^ 1]), good[: len(good) // 2], b""):
+        path.write_bytes(bad)
+        with pytest.raises(AssetError, match=f"expected SHA-256 {card.sha256}, found {assets.sha256_of(bad)}"):
+            load_weights("tiny", folder)
+    path.unlink()
+    with pytest.raises(AssetError, match="tiny has no trained weights here; train it: python -m dr_utils.zoo train"):
+        load_weights("tiny", folder)
+    card_path("tiny", folder).write_text("{")
+    with pytest.raises(AssetError, match="the card tiny.json is damaged"):
+        read_card("tiny", folder)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_command_trains_reports_and_evaluates(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(recipes.RECIPES, "tiny", tiny(batch_size=8))
+    out = ["--out", str(tmp_path / "out")]
+    told = ["--data", str(data), "--device", "cpu", *out]
+    assert command.main(["train", "tiny", "--epochs", "2", *told]) == 0
+    assert "tiny: 2 epochs on cpu, 24 images" in capsys.readouterr().out
+    assert not list((assets.cache_dir() / "zoo" / "checkpoints").iterdir())
+    assert command.main(["train", "tiny", "--epochs", "2", *told]) == 0
+    assert "kept, trained earlier" in capsys.readouterr().out
+    assert command.main(["evaluate", "tiny", *told]) == 0
+    card = read_card("tiny", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert f"clean {card.clean_accuracy:.4f} (card {card.clean_accuracy:.4f})" in said
+    assert f"robust {card.robust_accuracy:.4f} (card" in said
+    assert command.main(["report", *out]) == 0
+    said = capsys.readouterr().out
+    assert "resnet_standard" in said and "not trained" in said
+    assert json.loads(card_path("tiny", tmp_path / "out").read_text())["recipe"]["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "resnet_standart"], "unknown network of the zoo 'resnet_standart'; known, nearest first: resnet_st"),
+        (["train", "vit"], "tiny_imagenet_train.tar is not in"),
+        (["train", "vit", "--epochs", "0"], "--epochs must be at least 1; got 0"),
+        (["evaluate", "vit"], "vit has no trained weights here"),
+        (["evaluate", "nothing"], "unknown network of the zoo 'nothing'"),
+    ],
+)
+def test_command_refuses_in_one_line(arguments, message, tmp_path, capsys):
+    told = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert command.main([*arguments, *told]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+def test_command_says_where_it_cannot_write(data, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert command.main(["train", "vit", "--data", str(data), "--out", str(tmp_path / "file")]) == 2
+    assert "choose another folder with --out" in capsys.readouterr().err

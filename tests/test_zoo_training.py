@@ -17,7 +17,9 @@ from dr_utils.zoo import __main__ as command
 from dr_utils.zoo import attacks, recipes, training
 from dr_utils.zoo.cards import card_path, read_card, report
 from dr_utils.zoo.data import Epoch, load_images
-from dr_utils.zoo.training import checkpoint_path, learning_rate, train
+from dr_utils.zoo.networks import build
+from dr_utils.zoo.optimisers import Optimiser, one_cycle
+from dr_utils.zoo.training import checkpoint_path, image_side, train
 from dr_utils.zoo.weights import load_network, load_weights, store, weights_path
 
 
@@ -138,10 +140,73 @@ def test_augmentation_is_a_shifted_and_perhaps_mirrored_copy():
 
 
 def test_one_cycle():
-    recipe = tiny(lr=0.1, warmup=0.25)
-    rates = [learning_rate(step, 100, recipe) for step in range(100)]
-    assert rates[0] == pytest.approx(0.004) and max(rates) == rates[25] == pytest.approx(0.1)
-    assert rates[:26] == sorted(rates[:26]) and rates[25:] == sorted(rates[25:], reverse=True) and rates[-1] < 1e-4
+    shares = [one_cycle(step, 100, 0.25) for step in range(100)]
+    assert shares[0] == pytest.approx(0.04) and max(shares) == shares[25] == pytest.approx(1.0)
+    assert shares[:26] == sorted(shares[:26]) and shares[25:] == sorted(shares[25:], reverse=True) and shares[-1] < 1e-3
+
+
+def test_windows_come_first_then_whole_images():
+    recipe = tiny(epochs=8, early_side=24, early_share=0.75)
+    assert [image_side(epoch, recipe) for epoch in range(8)] == [24] * 6 + [32] * 2
+    pixels = torch.from_numpy(toy_images(200).pixels)
+    epoch = Epoch(200, 200, 1, 0)
+    (whole, rows), (window, again) = epoch.batch(pixels, 0, 200), epoch.batch(pixels, 0, 200, 24)
+    # The same draw: a window is the middle of the shifted whole image, but for columns beyond the edge.
+    assert window.shape[-2:] == (24, 24) and torch.equal(rows, again) and torch.equal(whole[:, :, 4:28, 4:28], window)
+
+
+@pytest.mark.parametrize("family", ["resnet", "vgg", "vit"])
+def test_hidden_layers_step_along_orthonormal_matrices_and_the_rest_as_sgd_does(family):
+    changes = {
+        "resnet": {},
+        "vgg": {"widths": (8, 16, 16, 16)},
+        "vit": {"widths": (64, 64), "trunk_width": 64, "head_reads": 64},
+    }
+    recipe = tiny(family=family, weight_decay=0.01, **changes[family])
+    network = build(recipe).to(memory_format=torch.channels_last)
+    optimiser = Optimiser(network, recipe)
+    layers = {n: m for n, m in network.body.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))}
+    hidden = {f"body.{n}.weight": m for n, m in list(layers.items())[1:]}
+    rest = {n: p for n, p in network.named_parameters() if n not in hidden}
+    twins = {n: p.detach().clone().requires_grad_() for n, p in rest.items()}
+    decayed = {n for n, p in rest.items() if p.ndim >= 2 and p.shape[0] > 1}
+    reference = torch.optim.SGD(
+        [{"params": [t], "weight_decay": 0.01 * (n in decayed)} for n, t in twins.items()],
+        lr=0.5 * recipe.lr, momentum=recipe.momentum, nesterov=True,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    for turn in range(2):
+        before = {n: m.weight.detach().clone() for n, m in hidden.items()}
+        for name, parameter in network.named_parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator).contiguous(
+                memory_format=torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
+            )
+            if name in twins:
+                twins[name].grad = parameter.grad.clone()
+        slopes = {n: m.weight.grad.clone().flatten(1) for n, m in hidden.items()}
+        optimiser.step(0.5)
+        reference.step()
+        if turn:  # the momentum of Muon is torch's; here the first step is followed, whose momentum is the gradient
+            continue
+        for name, layer in hidden.items():
+            rows, columns = slopes[name].shape
+            length = 0.5 * recipe.hidden_lr * max(1.0, rows / columns) ** 0.5
+            u, _, v = torch.linalg.svd(slopes[name], full_matrices=False)
+            decay = 0.0 if layer.bias is None else 0.5 * recipe.hidden_lr * 0.01
+            expected = before[name].flatten(1) * (1 - decay) - length * (u @ v)
+            if layer.bias is None:
+                expected *= rows**0.5 / expected.norm()
+                assert float(layer.weight.detach().norm()) == pytest.approx(rows**0.5, rel=1e-4)
+            # Newton-Schulz ends with singular values of 0.7 to 1.2, or less; a wrong direction would be off by 1.4.
+            error = (layer.weight.detach().flatten(1) - expected).norm()
+            assert error < 0.6 * length * min(rows, columns) ** 0.5
+    for name, twin in twins.items():
+        torch.testing.assert_close(network.get_parameter(name), twin)
+
+
+def test_muon_wants_channels_last():
+    with pytest.raises(ValueError, match="must have channels last"):
+        Optimiser(build(tiny()), tiny())
 
 
 @pytest.mark.parametrize(
@@ -276,17 +341,17 @@ def test_command_trains_reports_and_evaluates(data, tmp_path, monkeypatch, capsy
     assert f"robust {card.robust_accuracy:.4f} (card" in said
     assert command.main(["report", *out]) == 0
     said = capsys.readouterr().out
-    assert "resnet_standard" in said and "not trained" in said
+    assert "small_resnet " in said and "not trained" in said
     assert json.loads(card_path("tiny", tmp_path / "out").read_text())["recipe"]["epochs"] == 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "resnet_standart"], "unknown network of the zoo 'resnet_standart'; known, nearest first: resnet_st"),
-        (["train", "vit"], "tiny_imagenet_train.tar is not in"),
-        (["train", "vit", "--epochs", "0"], "--epochs must be at least 1; got 0"),
-        (["evaluate", "vit"], "vit has no trained weights here"),
+        (["train", "small_resnt"], "unknown network of the zoo 'small_resnt'; known, nearest first: small_resnet"),
+        (["train", "small_vit"], "tiny_imagenet_train.tar is not in"),
+        (["train", "small_vit", "--epochs", "0"], "--epochs must be at least 1; got 0"),
+        (["evaluate", "small_vit"], "small_vit has no trained weights here"),
         (["evaluate", "nothing"], "unknown network of the zoo 'nothing'"),
     ],
 )
@@ -299,5 +364,5 @@ def test_command_refuses_in_one_line(arguments, message, tmp_path, capsys):
 
 def test_command_says_where_it_cannot_write(data, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert command.main(["train", "vit", "--data", str(data), "--out", str(tmp_path / "file")]) == 2
+    assert command.main(["train", "small_vit", "--data", str(data), "--out", str(tmp_path / "file")]) == 2
     assert "choose another folder with --out" in capsys.readouterr().err

@@ -23,8 +23,8 @@ A4_GAMMA = 0.5  # the narrower network wins at least a quarter of the clear comp
 A4_PAIRS = 5  # fewer clear comparisons cannot tell a share of a quarter from one of a half
 
 # How many images the upstream sets hold, in millions: "more upstream data" needs an order.
-UPSTREAM_SIZE = {"cifar10": 0.05, "cifar100": 0.05, "imagenet100": 0.13, "imagenet1k": 1.28,
-                 "imagenet12k": 12.0, "imagenet21k": 14.2}  # fmt: skip
+UPSTREAM_SIZE = {"tinyimagenet50": 0.015, "tinyimagenet202": 0.061, "cifar10": 0.05, "cifar100": 0.05,
+                 "imagenet100": 0.13, "imagenet1k": 1.28, "imagenet12k": 12.0, "imagenet21k": 14.2}  # fmt: skip
 
 
 def bounds_cell(name: str, dr: float, low: float, high: float, least: float) -> Cell:
@@ -49,9 +49,10 @@ def a1(view: View) -> Outcome:
     The ends of the intervals are averaged too, as if the noise of all tasks were one: wider than it need be.
     """
     networks = view.networks[view.networks["training"].eq("standard")]
+    families = networks["model"].map(view.family)
     tasks = list(dict.fromkeys(view.tables["redundancy"]["dataset"]))
     cells = []
-    for family, rows in networks.groupby("family", sort=False):
+    for family, rows in networks.groupby(families, sort=False):
         found = [r for m in rows["model"] for d in tasks if (r := view.redundancy(m, d, DELTA)) is not None]
         if found:
             cells.append(bounds_cell(family, *np.mean(found, axis=0), LEAST_DR))
@@ -79,7 +80,7 @@ def a2(view: View) -> Outcome:
                 view, (robust, dataset, "probe"), (standard, dataset, "probe"), DELTA
             )
             if difference is not None:
-                by_family.setdefault(view.networks.loc[robust, "family"], []).append(difference)
+                by_family.setdefault(view.family(robust), []).append(difference)
     if not by_family:
         return missing(NO_ROBUST)
     cells = [judge(family, mean_of(found), 0.0, len(by_family)) for family, found in by_family.items()]

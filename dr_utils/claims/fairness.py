@@ -107,17 +107,13 @@ def _slope(x: np.ndarray, y: np.ndarray) -> float:
     published='"slightly higher"',
 )
 def f3(view: View) -> Outcome:
-    """One cell per rival (same family and width), task, and selection of the Matryoshka network."""
+    """One cell per rival (same family, width and upstream data), task, and selection of the Matryoshka network."""
     if not view.models("mrl"):
         return missing(NO_MRL)
     found = {}
     for mrl in view.models("mrl"):
-        card = view.networks.loc[mrl]
-        rivals = [
-            m
-            for m in view.models(("standard", "adversarial"))
-            if all(view.networks.loc[m, key] == card[key] for key in ("family", "width"))
-        ]
+        alike, width = view.networks.loc[view.alike(mrl)], view.networks.loc[mrl, "width"]
+        rivals = alike.loc[alike["training"].isin(["standard", "adversarial"]) & alike["width"].eq(width), "model"]
         for dataset in view.datasets(mrl):
             for selection in ("first", "random"):
                 ours = inequality_curve(view, mrl, dataset, "gini", selection)

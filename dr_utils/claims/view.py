@@ -71,6 +71,17 @@ class View:
         have = {key[0] for key in self._groups} | {key[0] for key in self._cka_groups}
         return [model for model in rows["model"] if model in have]
 
+    def family(self, model: str) -> str:
+        """Architecture; the zoo's are named apart from those trained on ImageNet."""
+        card = self.networks.loc[model]
+        return card["family"] if card["kind"] == "imagenet" else f"{card['kind']} {card['family']}".strip()
+
+    def alike(self, model: str) -> list[str]:
+        """Networks with results, of this one's family, kind and upstream data: what else differs is the comparison."""
+        rows, card = self.networks, self.networks.loc[model]
+        same = [all(rows.loc[m, key] == card[key] for key in ("family", "kind", "upstream")) for m in self.models()]
+        return [m for m, chosen in zip(self.models(), same, strict=True) if chosen]
+
     def resnets(self, training: str) -> list[str]:
         """Networks like the paper's ResNet50, else any ResNet; ImageNet ones first."""
         rows = self.networks.loc[self.models(training)]
@@ -83,6 +94,15 @@ class View:
                 chosen = rows[match]
                 return list(chosen.loc[chosen["kind"].ne("imagenet").sort_values(kind="stable").index, "model"])
         return []
+
+    def resnets_compared(self) -> list[str]:
+        """The paper's first pair as far as there is one: a standard ResNet, then an adversarially trained with its own.
+
+        The first is an ImageNet one where there is any; the pair, which differs in training only, may be another's.
+        """
+        pair = [m for robust, standard in self.robust_pairs() for m in (standard, robust)
+                if robust == next(iter(self.resnets("adversarial")), None)]  # fmt: skip
+        return list(dict.fromkeys(self.resnets("standard")[:1] + pair))
 
     def robust_pairs(self) -> list[tuple[str, str]]:
         """(adversarially trained, its standard counterpart), both with results."""

@@ -39,12 +39,8 @@ def w1(view: View) -> Outcome:
     if not narrow:
         return missing(NO_NARROW)
     found, widest = {}, 0
-    for family in dict.fromkeys(view.networks.loc[narrow, "family"]):
-        rows = view.networks[
-            view.networks["family"].eq(family) & view.networks["training"].isin(["narrow", "standard"])
-        ]
-        kind = view.networks.loc[[m for m in narrow if m in rows.index], "kind"]
-        models = [m for m in view.models() if m in rows.index and view.networks.loc[m, "kind"] in set(kind)]
+    for family, first in {view.family(m): m for m in reversed(narrow)}.items():
+        models = [m for m in view.alike(first) if view.networks.loc[m, "training"] in ("narrow", "standard")]
         for dataset in view.datasets(models[0]):
             cells = [(m, dataset) for m in models if view.accuracy(m, dataset) is not None]
             widths = [int(view.networks.loc[m, "width"]) for m, _ in cells]
@@ -118,13 +114,13 @@ def first_against_random(view: View) -> dict[tuple[str, str, str], dict[int, Est
     -------
     dict
         (Matryoshka network, network that the random neurons are from, task) -> {k: difference}. The random
-        neurons come from the same network and from the other networks of its family and width.
+        neurons come from the same network and from the others of its family, width and upstream data.
     """
     found = {}
     for mrl in view.models("mrl"):
         card = view.networks.loc[mrl]
-        same = view.networks["family"].eq(card["family"]) & view.networks["width"].eq(card["width"])
-        rivals = [m for m in view.models() if m == mrl or (same[m] and view.networks.loc[m, "training"] != "mrl")]
+        others = view.networks.loc[view.alike(mrl)].query("training != 'mrl' and width == @card.width")
+        rivals = [mrl, *others["model"]]
         for dataset in view.datasets(mrl):
             first = view.accuracy(mrl, dataset, "first")
             for rival in rivals if first is not None else ():

@@ -1,10 +1,10 @@
-"""Networks: a registry of those that need no model hub, and any timm model beside it."""
+"""Networks: a registry of those that need no model hub, the zoo's small ones, and any timm model beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from dr_utils.assets import Asset, AssetError
 from dr_utils.checks import unknown
 from dr_utils.models import hub, keras_resnet50, torch_archives
 from dr_utils.models.network import Network, NetworkCard, weight_hash
+from dr_utils.zoo import RECIPES, cards
 
 __all__ = ["Network", "NetworkCard", "available", "check_network", "load_model", "weight_hash"]
 
@@ -46,8 +47,15 @@ _REGISTRY = {entry.card.name: entry for entry in _ENTRIES}
 
 
 def available() -> dict[str, NetworkCard]:
-    """Return the cards of the networks that need no model hub, by name."""
-    return {name: entry.card for name, entry in _REGISTRY.items()}
+    """Return the cards of the networks that need no model hub, by name: converted archives, then the zoo's."""
+    return {name: entry.card for name, entry in _REGISTRY.items()} | _small()
+
+
+@cache
+def _small() -> dict[str, NetworkCard]:
+    """Cards of the zoo's networks whose weights are in the package."""
+    trained = {name: cards.read_card(name) for name in RECIPES}
+    return {name: card.network_card() for name, card in trained.items() if card is not None}
 
 
 def check_network(name: str) -> str:
@@ -58,12 +66,17 @@ def check_network(name: str) -> str:
     ValueError
         Nobody knows it; the message lists the registry, nearest first, and timm models of similar names.
     """
-    if name in _REGISTRY:
+    if name in (known := available()):
         return name
+    if name in RECIPES:
+        raise ValueError(
+            f"the network {name!r} of the zoo has no trained weights here; "
+            f"train it: python -m dr_utils.zoo train {name} --data DIR."
+        )
     if not isinstance(name, str) or not hub.is_timm_model(name):
         similar = hub.similar_timm_models(str(name))
         hint = "Any timm model works too, where the model hub can be reached"
-        raise unknown("network", name, _REGISTRY, hint=hint + (f": {', '.join(similar)}." if similar else "."))
+        raise unknown("network", name, known, hint=hint + (f": {', '.join(similar)}." if similar else "."))
     return name
 
 
@@ -92,8 +105,12 @@ def load_model(name: str, *, pretrained: bool = True) -> Network:
         The cache folder cannot be used.
     """
     check_network(name)
-    if name not in _REGISTRY:
-        network = hub.load_timm(name, list(_REGISTRY), pretrained=pretrained)
+    if name in RECIPES:
+        from dr_utils.zoo.weights import load_network  # imports this room
+
+        network = load_network(name, pretrained=pretrained)
+    elif name not in _REGISTRY:
+        network = hub.load_timm(name, list(available()), pretrained=pretrained)
     else:
         network = _REGISTRY[name].build()
         if pretrained:

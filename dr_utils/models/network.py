@@ -34,6 +34,8 @@ class NetworkCard:
         Published ImageNet-1k top-1 accuracy in [0, 1]; None where no figure is published.
     robust_of : str
         For an adversarially trained network, the name of its standard counterpart; empty for others.
+    side : int or None
+        Pixels: the one side of input images that it takes; None where it takes any, and the profile decides.
     """
 
     name: str
@@ -47,6 +49,7 @@ class NetworkCard:
     licence: str
     top1: float | None
     robust_of: str = ""
+    side: int | None = None
 
 
 class Network(nn.Module):

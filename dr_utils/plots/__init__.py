@@ -1,18 +1,39 @@
 """Figures of the paper from the study's tables; each function returns a matplotlib Figure."""
 
-from dr_utils.plots.architectures import accuracy_by_network, redundancy_by_network, table1, upstream_networks
+from dr_utils.plots.architectures import (
+    KINDS,
+    accuracy_by_network,
+    compared,
+    networks_by_kind,
+    redundancy_by_network,
+    table1,
+    upstream_networks,
+)
 from dr_utils.plots.fairness import inequality
 from dr_utils.plots.prevalence import prevalence
 from dr_utils.plots.projections import projections, shift
 from dr_utils.plots.similarity import part_whole_cka, random_subset_cka
 from dr_utils.plots.style import PALETTE, save_figure
-from dr_utils.plots.width_mrl import matryoshka, width_ablation
+from dr_utils.plots.width_mrl import (
+    matryoshka,
+    matryoshka_lead,
+    matryoshka_networks,
+    needed_share,
+    width_ablation,
+    width_networks,
+)
 
 __all__ = [
+    "KINDS",
     "PALETTE",
     "accuracy_by_network",
+    "compared",
     "inequality",
     "matryoshka",
+    "matryoshka_lead",
+    "matryoshka_networks",
+    "needed_share",
+    "networks_by_kind",
     "part_whole_cka",
     "prevalence",
     "projections",
@@ -23,4 +44,5 @@ __all__ = [
     "table1",
     "upstream_networks",
     "width_ablation",
+    "width_networks",
 ]

@@ -21,7 +21,8 @@ def prevalence(tables: dict, models=None, *, datasets=None, delta: float = 0.9, 
     tables : dict of DataFrame
         probes, redundancy, cka, networks, tasks; panels whose table is missing stay out.
     models : sequence of str, optional
-        Networks, one row each; by default the ResNets, standard and adversarially trained.
+        Networks, one row each; by default a ResNet, and an adversarially trained one with its
+        standard counterpart.
     datasets : sequence of str, optional
         Tasks, one line each; all by default.
     delta : float
@@ -40,7 +41,7 @@ def prevalence(tables: dict, models=None, *, datasets=None, delta: float = 0.9, 
     """
     view = View(tables)
     if models is None:
-        models = view.resnets("standard")[:1] + view.resnets("adversarial")[:1] or view.models()[:1]
+        models = view.resnets_compared() or view.models()[:1]
     models = [m for m in models if any(view.accuracy(m, d) is not None for d in view.datasets(m))]
     if not models:
         raise style.nothing_to_draw("prevalence", "probes of the networks asked for")

@@ -28,7 +28,7 @@ def projections(tables: dict, models=None, *, selections=None, note: str = "") -
     tables : dict of DataFrame
         probes, networks, tasks.
     models : sequence of str, optional
-        Networks, a row of panels each; by default the ResNets, standard and adversarially trained.
+        Networks, a row of panels each; by default those of `prevalence`.
     selections : sequence of str, optional
         What to draw; all but "first" by default.
     note : str
@@ -49,7 +49,7 @@ def projections(tables: dict, models=None, *, selections=None, note: str = "") -
     order = [s for s in dict.fromkeys(order) if any(s in found for found in have.values())]
     compared = [key for key, found in have.items() if len(found & set(order)) > 1]
     if models is None:
-        models = view.resnets("standard")[:1] + view.resnets("adversarial")[:1]
+        models = view.resnets_compared()
         models = [m for m in models if any(m == model for model, _ in compared)]
         models = models or [model for model, _ in compared][:1]
     models = [m for m in models if any(m == model for model, _ in compared)]

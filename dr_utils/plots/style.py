@@ -42,7 +42,8 @@ class Look:
 def looks(names) -> dict[str, Look]:
     """A look for each name, in the order given."""
     return {
-        name: Look(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
+        # The marker moves on by one with every round of colours: no two of the first hundred look alike.
+        name: Look(PALETTE[i % len(PALETTE)], MARKERS[(i + i // len(PALETTE)) % len(MARKERS)], LINES[i % len(LINES)])
         for i, name in enumerate(names)
     }
 

@@ -30,7 +30,7 @@ CELL_TABLES = ("probes", "per_class", "cka", "redundancy", "fairness")
 # The rooms whose code decides the numbers of a cell: when one changes, cells are computed anew.
 _NUMERIC_SOURCES = ("probes/*.py", "subsets.py", "cka.py", "redundancy.py", "fairness.py", "study/cell.py")
 # The rooms that pin what a network or a task is.
-_CONTENT_SOURCES = ("models/*.py", "datasets/*.py", "features.py")
+_CONTENT_SOURCES = ("models/*.py", "datasets/*.py", "features.py", "zoo/*.py", "zoo/weights/*.json")
 
 
 class Study:
@@ -104,11 +104,15 @@ class Study:
         return extract(
             self.network(network),
             self._images[task, split],
-            resolution=self.profile.tasks[task].resolution,
+            resolution=self.resolution(network, task),
             device=self.device,
             batch_size=settings.batch_size,
             precision=settings.precision,
         )
+
+    def resolution(self, network: str, task: str) -> int:
+        """Side in pixels of what a network sees: the only one that it takes, else the task's in the profile."""
+        return self.network(network).card.side or self.profile.tasks[task].resolution
 
     @cached_property
     def _images(self) -> _LazyTasks:
@@ -279,7 +283,7 @@ class Study:
 
     def _network_row(self, name: str, about: dict) -> dict:
         card = available_networks().get(name) or self.network(name).card
-        columns = ("title", "width", "family", "training", "upstream", "kind", "source", "licence", "top1")
+        columns = ("title", "width", "family", "training", "upstream", "kind", "side", "source", "licence", "top1")
         row = {"model": name, **{column: getattr(card, column) for column in columns}}
         return {**row, "weight_hash": about["weight_hash"], "robust_of": card.robust_of}
 

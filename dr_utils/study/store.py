@@ -44,7 +44,8 @@ def store_cell(folder: Path, tables: dict[str, pd.DataFrame], about: dict) -> No
 def read_table(path: Path) -> pd.DataFrame:
     """Read one table as it was written."""
     # Empty strings are names here (a CKA row has no solver), but not in the columns of numbers.
-    return pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in ("cka", "low", "high", "top1")})
+    numbers = ("cka", "low", "high", "top1", "side")
+    return pd.read_csv(path, keep_default_na=False, na_values={name: [""] for name in numbers})
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

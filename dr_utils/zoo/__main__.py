@@ -21,12 +21,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m dr_utils.zoo", description="The small-network zoo.")
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train networks; goes on where it was interrupted")
-    train.add_argument("name", help=f"'all', or one of: {', '.join(RECIPES)}")
+    train.add_argument("names", nargs="+", metavar="NAME", help=f"'all', or some of: {', '.join(RECIPES)}")
     train.add_argument("--epochs", type=int, help="instead of the recipe's")
     train.add_argument("--attack-steps", type=int, help="of adversarial training; 1 is fastest")
     train.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     evaluate = commands.add_parser("evaluate", help="measure stored weights again and compare with their card")
-    evaluate.add_argument("name", help="'all', or a network that is trained")
+    evaluate.add_argument("names", nargs="+", metavar="NAME", help="'all', or networks that are trained")
     report = commands.add_parser("report", help="print the table of cards")
     for command in (train, evaluate):
         command.add_argument("--data", required=True, metavar="DIR", help="folder of the Tiny-ImageNet tar files")
@@ -58,7 +58,7 @@ def _check_folder(folder: Path) -> None:
 
 def train_networks(args: argparse.Namespace) -> None:
     """Train, measure and store the networks asked for; those that are there already stay."""
-    recipes = [_recipe(name, args) for name in (RECIPES if args.name == "all" else [args.name])]
+    recipes = [_recipe(name, args) for name in (RECIPES if args.names == ["all"] else args.names)]
     _check_folder(args.out)
     # Only now what takes seconds to import.
     from dr_utils.features import pick_device
@@ -91,7 +91,7 @@ def train_networks(args: argparse.Namespace) -> None:
 
 def evaluate_networks(args: argparse.Namespace) -> None:
     """Measure stored networks again and print what their cards say beside it."""
-    names = [name for name in RECIPES if cards.read_card(name, args.out)] if args.name == "all" else [args.name]
+    names = [name for name in RECIPES if cards.read_card(name, args.out)] if args.names == ["all"] else args.names
     for name in names:
         find_recipe(name)
     from dr_utils.zoo.data import load_images

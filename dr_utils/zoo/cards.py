@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dr_utils.assets import AssetError, atomic_path
 from dr_utils.progress import clock
-from dr_utils.zoo.recipes import RECIPES, Recipe
+from dr_utils.zoo.recipes import IMAGES_SIDE, RECIPES, Recipe
 
 WEIGHTS = Path(__file__).parent / "weights"
 LICENCE = "MIT"
@@ -88,7 +88,7 @@ class Card:
         return NetworkCard(
             name=self.name, title=self.title, width=self.width, family=self.family, training=self.training,
             upstream=self.upstream, kind=self.kind, source="trained by this suite on Tiny-ImageNet at 32 x 32",
-            licence=LICENCE, top1=None, robust_of=self.robust_of,
+            licence=LICENCE, top1=None, robust_of=self.robust_of, side=IMAGES_SIDE,
         )  # fmt: skip
 
 

@@ -201,16 +201,21 @@ class Epoch:
         self.order = torch.cat(passes)[:samples].to(device)
         self._shift, self._mirrored = shift.to(device), mirrored.to(device)
 
-    def batch(self, pixels: torch.Tensor, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return samples `start` to `stop` as images float32 [B, 3, H, W], and their places [B] in the data.
+    def batch(
+        self, pixels: torch.Tensor, start: int, stop: int, side: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return samples `start` to `stop` as images float32 [B, 3, S, S], and their places [B] in the data.
 
-        A random crop after padding by 4 pixels, which repeat the edge, and a mirrored copy every other time.
+        A window of `side` pixels (default: as large as the image) whose centre is up to 4 pixels from the image's;
+        beyond the edge the edge is repeated. Every other one is mirrored.
         """
         rows = self.order[start:stop]
-        side = torch.arange(pixels.shape[1], device=pixels.device)
-        last = len(side) - 1
-        down, right = (shift[start:stop, None] for shift in self._shift)
-        columns = torch.where(self._mirrored[start:stop, None], last - side, side)
+        last = pixels.shape[1] - 1
+        side = last + 1 if side is None else side
+        first = (last + 1 - side) // 2
+        side = torch.arange(side, device=pixels.device)
+        down, right = (first + shift[start:stop, None] for shift in self._shift)
+        columns = torch.where(self._mirrored[start:stop, None], len(side) - 1 - side, side)
         # Indices beyond the edge are those of the edge: that is the padding.
         down, right = (side + down).clamp(0, last), (columns + right).clamp(0, last)
         return to_batch(pixels[rows[:, None, None], down[:, :, None], right[:, None, :]]), rows

@@ -26,6 +26,8 @@ def evaluate(
 ) -> dict[str, float | int]:
     """Measure accuracy on a split, clean and under PGD in the l2 ball, in float32.
 
+    Only images that are right to begin with are attacked: one that an attack happens to put right counts for nothing.
+
     Parameters
     ----------
     network : SmallNetwork
@@ -54,15 +56,18 @@ def evaluate(
             for start in range(0, len(images), batch_size):
                 batch = to_batch(torch.from_numpy(images.pixels[start : start + batch_size]).to(device))
                 labels = torch.from_numpy(images.labels[start : start + batch_size]).to(device)
-                attacked = pgd(
-                    network, batch, labels, radius=radius, steps=steps, step_size=2.5 * radius / steps, generator=noise
-                )
                 with torch.no_grad():
                     right = network(batch).argmax(1) == labels
-                    # What is wrong already needs no attack: one that happens to put it right counts for nothing.
-                    clean += int(right.sum())
-                    robust += int((right & (network(attacked).argmax(1) == labels)).sum())
-                bar.update(len(labels))
+                clean += int(right.sum())
+                if right.any():
+                    batch, labels = batch[right].contiguous(memory_format=torch.channels_last), labels[right]
+                    attacked = pgd(
+                        network, batch, labels, radius=radius, steps=steps, step_size=2.5 * radius / steps,
+                        generator=noise,
+                    )  # fmt: skip
+                    with torch.no_grad():
+                        robust += int((network(attacked).argmax(1) == labels).sum())
+                bar.update(len(right))
     finally:
         for parameter, value in zip(network.parameters(), wanted, strict=True):
             parameter.requires_grad_(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -10,6 +12,7 @@ from dr_utils.zoo.recipes import IMAGES_SIDE, Recipe
 
 # ImageNet's, of which Tiny-ImageNet is a part; in units of images in [0, 1].
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VGG_POOLED = 2  # pixels a side
 VIT_PATCH, VIT_NEURONS_PER_HEAD, VIT_MLP_RATIO = 4, 64, 2
 
 
@@ -104,24 +107,22 @@ def keep_first(trunk: nn.Sequential, k: int) -> None:
 
 
 def _resnet(recipe: Recipe) -> nn.Module:
-    """One BasicBlock per stage, each but the first at half the resolution, a 1 x 1 convolution and average pooling."""
+    """A thin first convolution, a BasicBlock per stage, each at half the resolution, a 1 x 1 convolution, and the mean.
+
+    Nothing else works at 32 x 32 pixels: on a CPU a block there takes more time than all others together.
+    """
     from torchvision.models.resnet import BasicBlock
 
-    def stage(before: int, channels: int, stride: int) -> nn.Module:
-        if stride == 1 and before == channels:
-            return BasicBlock(before, channels)
-        shortcut = nn.Sequential(
-            nn.Conv2d(before, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
-        )  # fmt: skip
-        return BasicBlock(before, channels, stride, shortcut)
+    def stage(before: int, channels: int) -> nn.Module:
+        shortcut = nn.Sequential(nn.Conv2d(before, channels, 1, stride=2, bias=False), nn.BatchNorm2d(channels))
+        return BasicBlock(before, channels, 2, shortcut)
 
     widths, width = recipe.widths, recipe.trunk_width
-    before = (widths[0], *widths[:-1])
     trunk = nn.Sequential(
         nn.Conv2d(3, widths[0], 3, padding=1, bias=False),
         nn.BatchNorm2d(widths[0]),
         nn.ReLU(inplace=True),
-        *(stage(b, w, 1 if i == 0 else 2) for i, (b, w) in enumerate(zip(before, widths, strict=True))),
+        *(stage(before, channels) for before, channels in pairwise(widths)),
         nn.Conv2d(widths[-1], width, 1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
@@ -135,34 +136,34 @@ def _resnet(recipe: Recipe) -> nn.Module:
 
 
 def _vgg(recipe: Recipe) -> nn.Module:
-    """Two 3 x 3 convolutions per resolution (one at the last), each followed by max pooling; two hidden linear layers.
+    """Two 3 x 3 convolutions per resolution (one at the first and last), max pooling between; two hidden linear layers.
 
-    As in VGG16, the penultimate layer is the output of the second hidden layer's ReLU; batch normalisation stands
-    where the original has dropout, so that training draws no random numbers of its own.
+    As in VGG16, the hidden layers read what an adaptive pooling leaves, whatever the size of the image, and the
+    penultimate layer is the output of the second one's ReLU; batch normalisation stands where the original has
+    dropout, so that training draws no random numbers of its own.
     """
     from torchvision.models.vgg import make_layers
 
-    *early, last = recipe.widths
+    first, *middle, last = recipe.widths
     width = recipe.trunk_width
-    layout = [item for w in early for item in (w, w, "M")] + [last, "M"]
-    side = IMAGES_SIDE >> len(recipe.widths)
+    layout = [first, "M", *(item for w in middle for item in (w, w, "M")), last]
 
     def hidden(before: int) -> list[nn.Module]:
         return [nn.Linear(before, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
 
-    return nn.Sequential(
-        *make_layers(layout, batch_norm=True), nn.Flatten(), *hidden(last * side * side), *hidden(width)
-    )  # fmt: skip
+    pooled = [nn.AdaptiveAvgPool2d(VGG_POOLED), nn.Flatten()]
+    return nn.Sequential(*make_layers(layout, batch_norm=True), *pooled, *hidden(last * VGG_POOLED**2), *hidden(width))
 
 
 def _vit(recipe: Recipe) -> nn.Module:
-    """Class token after the final norm, patches of 4 x 4 pixels."""
+    """Class token after the final norm, patches of 4 x 4 pixels; smaller images see resampled position embeddings."""
     from timm.models.vision_transformer import VisionTransformer
 
     width = recipe.trunk_width
     return VisionTransformer(
         img_size=IMAGES_SIDE, patch_size=VIT_PATCH, embed_dim=width, depth=len(recipe.widths),
         num_heads=max(1, width // VIT_NEURONS_PER_HEAD), mlp_ratio=VIT_MLP_RATIO, num_classes=0,
+        dynamic_img_size=True,
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ class Recipe:
     training : {"standard", "adversarial", "mrl", "narrow"}
         The factor that the paper varies.
     widths : tuple of int
-        Channels of the stages; for a ViT its width, once for each block.
+        Channels of the first convolution and of the stages; for a ViT its width, once for each block.
     trunk_width : int
         Neurons that the trunk has before any are left out.
     head_reads : int
@@ -46,12 +46,17 @@ class Recipe:
         Of the l2 ball, images in [0, 1]: the one trained at if `training` is "adversarial", and for every network
         the one at which its robust accuracy is measured.
     attack_steps : int
-        Steps of projected gradient descent in adversarial training (3, as the published robust networks have);
-        1 is single-step training with its safeguard, for the CPU.
+        Steps of projected gradient descent in adversarial training: 1 is single-step training with its safeguard,
+        which a CPU has the time for; the published robust networks have 3.
     optimiser : {"sgd", "adamw"}
-        Nesterov SGD, or AdamW for transformers, which plain SGD trains badly.
+        Of the first layer, the last one, norms and biases: Nesterov SGD, or AdamW for transformers.
+    hidden_lr : float
+        Peak learning rate of Muon, for the weights of the layers in between; 0 leaves these to `optimiser`.
     epochs, batch_size, lr, momentum, weight_decay, warmup, label_smoothing
         One-cycle schedule: `lr` is its peak, `warmup` the share of all steps up to there.
+    early_side, early_share : int, float
+        For this share of the epochs the network is trained on random windows of `early_side` x `early_side` pixels,
+        which takes about half the time; then on whole images.
     seed : int
         Decides first weights, order of the images, augmentation and random starts.
     robust_of : str
@@ -62,22 +67,25 @@ class Recipe:
     title: str
     family: str
     training: str = "standard"
-    widths: tuple[int, ...] = (32, 64, 128, 256)
+    widths: tuple[int, ...] = (16, 48, 96, 192)
     trunk_width: int = 512
     head_reads: int = 512
     nesting: tuple[int, ...] = ()
     n_classes: int = ALL_CLASSES
     repeats: float = 1.0
     radius: float = RADIUS
-    attack_steps: int = 3
+    attack_steps: int = 1
     optimiser: str = "sgd"
-    epochs: int = 40
-    batch_size: int = 256
-    lr: float = 0.2
+    hidden_lr: float = 0.03
+    epochs: int = 16
+    batch_size: int = 128
+    lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 0.25
     label_smoothing: float = 0.0
+    early_side: int = 24
+    early_share: float = 0.75
     seed: int = 1
     robust_of: str = ""
 
@@ -97,15 +105,13 @@ class Recipe:
 
 
 def _recipes() -> tuple[Recipe, ...]:
-    resnet = Recipe("resnet_standard", "Small ResNet", "resnet")
-    # Twice the ResNet's channels where the resolution is high. Without a stage at 4 x 4 pixels, and with 192 instead of
-    # 256 channels at 8 x 8, it stays below the parameters of the ResNet, and the whole zoo below 40 MB.
-    wide = Recipe("wide_resnet", "Small wide ResNet", "wide_resnet", widths=(64, 128, 192))
+    resnet = Recipe("small_resnet", "Small ResNet", "resnet")
+    wide = Recipe("small_wide_resnet", "Small wide ResNet", "wide_resnet", widths=(24, 64, 128, 256))
     vit = Recipe(
-        "vit", "Small ViT", "vit", widths=(192,) * 4, trunk_width=192, head_reads=192,
+        "small_vit", "Small ViT", "vit", widths=(128,) * 4, trunk_width=128, head_reads=128,
         optimiser="adamw", lr=1e-3, weight_decay=0.05,
     )  # fmt: skip
-    vgg = Recipe("vgg", "Small VGG", "vgg", widths=(32, 64, 128, 192))
+    vgg = Recipe("small_vgg", "Small VGG", "vgg", widths=(16, 64, 128, 192))
 
     def variant(base: Recipe, name: str, what: str, **changes) -> Recipe:
         return dataclasses.replace(base, name=name, title=f"{base.title}, {what}", **changes)
@@ -116,15 +122,15 @@ def _recipes() -> tuple[Recipe, ...]:
     quarter = {"n_classes": QUARTER_CLASSES, "repeats": ALL_CLASSES / QUARTER_CLASSES}
     return (
         resnet,
-        robust(resnet, "resnet_adversarial"),
-        variant(resnet, "resnet_mrl", "MRL", training="mrl", nesting=NESTING),
-        *(variant(resnet, f"resnet_ff{k}", f"ff{k}", training="narrow", head_reads=k) for k in NARROW_WIDTHS),
+        robust(resnet, "small_resnet_adversarial"),
+        variant(resnet, "small_resnet_mrl", "MRL", training="mrl", nesting=NESTING),
+        *(variant(resnet, f"small_resnet_ff{k}", f"ff{k}", training="narrow", head_reads=k) for k in NARROW_WIDTHS),
         wide,
-        robust(wide, "wide_resnet_adversarial"),
         vgg,
+        robust(vgg, "small_vgg_adversarial"),
         vit,
-        variant(resnet, "resnet_quarter", f"{QUARTER_CLASSES} classes", **quarter),
-        variant(vit, "vit_quarter", f"{QUARTER_CLASSES} classes", **quarter),
+        variant(resnet, "small_resnet_quarter", f"{QUARTER_CLASSES} classes", **quarter),
+        variant(vit, "small_vit_quarter", f"{QUARTER_CLASSES} classes", **quarter),
     )
 
 

@@ -23,13 +23,14 @@ from dr_utils.progress import progress
 from dr_utils.zoo import attacks
 from dr_utils.zoo.data import Epoch, Images, to_batch
 from dr_utils.zoo.networks import SmallNetwork, build
-from dr_utils.zoo.recipes import Recipe
+from dr_utils.zoo.optimisers import Optimiser, one_cycle
+from dr_utils.zoo.recipes import IMAGES_SIDE, Recipe
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 SAFEGUARD_IMAGES = 256
 SAFE_STEPS = 3  # of the attack from which training goes on once single steps have failed
 # Raised by one whenever the same recipe and images would give other weights than before.
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 
 
 @dataclass
@@ -66,12 +67,9 @@ class Trained:
     precision: str
 
 
-def learning_rate(step: int, total: int, recipe: Recipe) -> float:
-    """One cycle: from a 25th of the peak up along a line for the share `warmup` of the steps, down along a cosine."""
-    top = recipe.warmup * total
-    if step < top:
-        return recipe.lr * (0.04 + 0.96 * step / top)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - top) / max(total - top, 1)))
+def image_side(epoch: int, recipe: Recipe) -> int:
+    """Side in pixels of the images of this epoch: windows at first, then whole images."""
+    return recipe.early_side if epoch < round(recipe.early_share * recipe.epochs) else IMAGES_SIDE
 
 
 def train(
@@ -166,7 +164,7 @@ class _Training:
     def restart(self) -> None:
         """Go to the last checkpoint, or to the start if there is none."""
         self.network = build(self.recipe).to(self.device, memory_format=torch.channels_last)
-        self.optimiser = _optimiser(self.network, self.recipe)
+        self.optimiser = Optimiser(self.network, self.recipe)
         self.at = Progress(self.recipe.attack_steps)
         if self.path.is_file():
             self._load()
@@ -192,13 +190,12 @@ class _Training:
         # Apart from the augmentation's, so that adversarial and standard training see the same images.
         noise = torch.Generator(self.device).manual_seed(self.recipe.seed * 100_003 + epoch)
         total = torch.zeros((), device=self.device)
+        side = image_side(epoch, self.recipe)
         for step in range(self.steps):
-            rate = learning_rate(epoch * self.steps + step, self.total, self.recipe)
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
+            share = one_cycle(epoch * self.steps + step, self.total, self.recipe.warmup)
             first = step * self.recipe.batch_size
-            batch, rows = samples.batch(self.pixels, first, first + self.recipe.batch_size)
-            total += self._step(batch, self.labels[rows], noise)
+            batch, rows = samples.batch(self.pixels, first, first + self.recipe.batch_size, side)
+            total += self._step(batch, self.labels[rows], noise, share)
             bar.update(1)
         loss = float(total) / self.steps
         if not math.isfinite(loss):
@@ -214,7 +211,7 @@ class _Training:
         bar.set_description(f"{self.recipe.name}, epoch {self.at.epoch} of {self.recipe.epochs}, loss {loss:.3f}")
         self._save()
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, noise: torch.Generator, share: float) -> torch.Tensor:
         if self.recipe.training == "adversarial":
             images = self._attack(images, labels, noise)
         self.network.train()
@@ -223,19 +220,19 @@ class _Training:
         # Over nested heads the losses are summed, as Matryoshka training has it; others have one head.
         smoothing = self.recipe.label_smoothing
         loss = sum(cross_entropy(s.float(), labels, label_smoothing=smoothing) for s in scores)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        self.optimiser.step(share)
         return loss.detach()
 
     def _attack(self, images: torch.Tensor, labels: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
         # The attacked network is the one that will be judged: with running statistics, not the batch's.
         self.network.eval()
+        # The same change per pixel for windows as for whole images.
+        radius = self.recipe.radius * images.shape[-1] / IMAGES_SIDE
         if self.at.attack_steps == 1:
-            return attacks.single_step(self._score, images, labels, radius=self.recipe.radius, generator=noise)
-        return attacks.pgd(
-            self._score, images, labels, radius=self.recipe.radius, steps=self.at.attack_steps, generator=noise
-        )
+            return attacks.single_step(self._score, images, labels, radius=radius, generator=noise)
+        return attacks.pgd(self._score, images, labels, radius=radius, steps=self.at.attack_steps, generator=noise)
 
     def _score(self, images: torch.Tensor) -> torch.Tensor:
         with self._autocast():
@@ -256,8 +253,7 @@ class _Training:
     def _save(self) -> None:
         """Write the checkpoint in one piece: tensors, and the rest as JSON in the file's header; nothing executable."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{key}": v for key, v in state.items() if isinstance(v, torch.Tensor)}
+        tensors |= {f"optimiser.{name}": tensor for name, tensor in self.optimiser.tensors().items()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         with assets.atomic_path(self.path) as part:
             save_file(tensors, part, {"progress": json.dumps(vars(self.at))})
@@ -271,26 +267,6 @@ class _Training:
             raise assets.AssetError(
                 f"the checkpoint {self.path} is damaged ({error}); delete it, and {self.recipe.name} starts afresh."
             ) from error
-        state: dict[int, dict] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimiser."):
-                _, i, key = name.split(".")
-                state.setdefault(int(i), {})[key] = tensor
         self.network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n[:8] == "network."})
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": state})
+        self.optimiser.load({n.removeprefix("optimiser."): t for n, t in tensors.items() if n[:10] == "optimiser."})
         self.at = at
-
-
-def _optimiser(network: SmallNetwork, recipe: Recipe) -> torch.optim.Optimizer:
-    # Biases, norms and tokens are not decayed: they are scales and offsets, not weights of sums.
-    decayed = [p for p in network.parameters() if p.ndim >= 2 and p.shape[0] > 1]
-    known = {id(p) for p in decayed}
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": [p for p in network.parameters() if id(p) not in known], "weight_decay": 0.0},
-    ]
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
-    if recipe.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr)
-    raise unknown("optimiser", recipe.optimiser, ("sgd", "adamw"))

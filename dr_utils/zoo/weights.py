@@ -16,7 +16,7 @@ from dr_utils.zoo.cards import WEIGHTS, Card, read_card, write_card
 from dr_utils.zoo.data import Images
 from dr_utils.zoo.evaluation import ATTACK_STEPS, count_multiply_adds, count_parameters, evaluate
 from dr_utils.zoo.networks import MEAN, STD, SmallNetwork, build
-from dr_utils.zoo.recipes import Recipe
+from dr_utils.zoo.recipes import Recipe, find_recipe
 from dr_utils.zoo.training import Trained
 
 
@@ -83,9 +83,12 @@ def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork,
     return network.eval(), card
 
 
-def load_network(name: str, folder: Path | str = WEIGHTS) -> Network:
-    """Load a trained network as the suite's rooms take it: images to penultimate features; errors as `load_weights`."""
-    network, card = load_weights(name, folder)
+def load_network(name: str, folder: Path | str = WEIGHTS, *, pretrained: bool = True) -> Network:
+    """Load a trained network as the suite's rooms take it: images to penultimate features; errors as `load_weights`.
+
+    With `pretrained` False it has the first weights of its seed.
+    """
+    network, card = load_weights(name, folder) if pretrained else (build(find_recipe(name)), read_card(name, folder))
     as_network = Network(card.network_card(), network.body, network.heads[-1], mean=MEAN, std=STD)
     return as_network.eval().requires_grad_(False)
 

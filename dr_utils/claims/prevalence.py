@@ -70,9 +70,7 @@ def p1(view: View) -> Outcome:
     published="Table 1: DR(.9) from .2 to .95",
 )
 def p2(view: View) -> Outcome:
-    # Narrow layers are left out: that they lose the phenomenon is the paper's own claim (W1, W2).
-    models = list(view.networks.loc[view.networks["training"].ne("narrow"), "model"])
-    cells = redundancy_cells(view, models, 0.0)
+    cells = redundancy_cells(view, list(view.networks.loc[view.networks["training"].ne("narrow"), "model"]), 0.0)
     if not cells:
         return missing(f"redundancy.csv has no probe rows at delta {DELTA} for the networks of this run")
     return aggregate(cells, note=f"DR({DELTA}), rule first, 95 % interval")

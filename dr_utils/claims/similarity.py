@@ -34,7 +34,7 @@ S2_FROM = 0.1
 def p6(view: View) -> Outcome:
     """One cell per network: the largest difference of two tasks' mean CKA at any fraction, paired by seed."""
     worst = {}
-    for model in view.models():
+    for model in view.layers():
         curves = {d: c for d in view.datasets(model) if (c := view.part_whole(model, d)) is not None}
         found = []
         for a, b in combinations(curves, 2):
@@ -107,7 +107,8 @@ def s1(view: View) -> Outcome:
     """Both halves must hold: one that fails is enough against the claim, one alone does not carry it."""
     found, lacking = [], []
     for training, fraction in S1_FRACTION.items():
-        models = view.resnets(training)[:1]
+        compared = view.networks.loc[view.resnets_compared()].query("training == @training")["model"]
+        models = dict.fromkeys([*view.resnets(training)[:1], *compared])
         pairs = [
             (m, d, p) for m in models for d in view.datasets(m) if (p := view.part_part(m, d, fraction)) is not None
         ]
@@ -142,7 +143,7 @@ def mean_over_pairs(pairs: pd.DataFrame) -> Estimate:
 def s2(view: View) -> Outcome:
     """One cell per network and task: mean over f >= .1 of the std over pairs, chi-square with S - 1 df."""
     found = {}
-    for model in view.models():
+    for model in view.layers():
         for dataset in view.datasets(model):
             curve = view.part_whole(model, dataset)
             grid = [] if curve is None else stats.fractions_between(curve, S2_FROM, 1.0)

@@ -116,9 +116,16 @@ class View:
         order = list(dict.fromkeys(self.tables["tasks"]["dataset"])) if "tasks" in self.tables else []
         return [name for name in order if name in have] + sorted(have - set(order))
 
+    def layers(self) -> list[str]:
+        """Networks with results, but for those trained narrow: a layer without redundancy is a claim of its own (W1).
+
+        What the paper says of layers in general, it says of layers of their ordinary width.
+        """
+        return [model for model in self.models() if self.networks.loc[model, "training"] != "narrow"]
+
     def cells(self, models: list[str] | None = None) -> list[tuple[str, str]]:
-        """Every (network, task) with a probe curve."""
-        models = self.models() if models is None else models
+        """Every (network, task) with a probe curve; of `layers` unless other networks are given."""
+        models = self.layers() if models is None else models
         return [(m, d) for m in models for d in self.datasets(m) if self.accuracy(m, d) is not None]
 
     def n_test(self, dataset: str, eval_set: str | None = None) -> int | None:

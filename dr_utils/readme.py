@@ -1,4 +1,4 @@
-"""Renew README's gallery and claims table from a finished run: ``python -m dr_utils.readme [outputs/mini]``."""
+"""Renew README's gallery, claims table and zoo from a finished run: ``python -m dr_utils.readme [outputs/mini]``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from dr_utils.assets import atomic_path
 from dr_utils.claims import CLAIMS
 from dr_utils.claims.registry import DIFFERS, HOLDS, NOT_TESTED, NOTHING
 from dr_utils.profiles import CHECKOUT
+from dr_utils.zoo import RECIPES
+from dr_utils.zoo.cards import WEIGHTS, read_card
 
 GALLERY = (
-    "fig01_prevalence", "fig02_random_subset_cka", "fig03_architectures", "fig07_gini", "fig14_pca", "fig15_shift",
+    "fig01_prevalence", "fig02_random_subset_cka_small", "fig03_architectures_imagenet", "fig05_width_ablation",
+    "fig06_matryoshka", "fig07_gini_small", "fig14_pca", "fig15_shift_imagenet",
 )  # fmt: skip
 LONGEST = 170  # characters of a measurement in README; claims.csv has the whole
 
@@ -46,8 +49,35 @@ def counts(claims: pd.DataFrame) -> str:
     )
 
 
+def zoo_table(folder: Path = WEIGHTS) -> str:
+    """Return the table of the small networks' cards as Markdown; networks without weights stay out."""
+    lines = [
+        "| network | neurons | upstream classes | accuracy | under attack | parameters | multiply-adds | training |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for card in filter(None, (read_card(name, folder) for name in RECIPES)):
+        cells = (
+            f"`{card.name}`", card.width, card.upstream_classes, f"{card.clean_accuracy:.3f}",
+            f"{card.robust_accuracy:.3f}", f"{card.parameters / 1e6:.2f} M", f"{card.multiply_adds / 1e6:.0f} M",
+            f"{card.epochs} epochs, {card.training_seconds / 60:.0f} min",
+        )  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _between(text: str, marker: str, block: str) -> str | None:
+    """`text` with `block` between the comments of this name; None if they are not there."""
+    renewed, found = re.subn(
+        rf"<!-- {marker} -->.*<!-- /{marker} -->",
+        lambda _: f"<!-- {marker} -->\n{block}\n<!-- /{marker} -->",
+        text,
+        flags=re.DOTALL,
+    )
+    return renewed if found else None
+
+
 def renew(results: Path, readme: Path = CHECKOUT / "README.md") -> None:
-    """Write the claims table between README's markers and copy the gallery's figures.
+    """Write the claims table and the zoo's between README's markers and copy the gallery's figures.
 
     Parameters
     ----------
@@ -67,16 +97,17 @@ def renew(results: Path, readme: Path = CHECKOUT / "README.md") -> None:
         raise ValueError(f"{results} is not a finished run: it lacks {', '.join(absent)}; run ./run_all.sh first.")
     claims = pd.read_csv(table, keep_default_na=False)
     text = readme.read_text(encoding="utf-8")
-    block = f"<!-- claims -->\n{counts(claims)}\n\n{claims_table(claims)}\n<!-- /claims -->"
-    renewed, found = re.subn(r"<!-- claims -->.*<!-- /claims -->", lambda _: block, text, flags=re.DOTALL)
-    if not found:
-        raise ValueError(f"{readme} lacks the markers <!-- claims --> and <!-- /claims --> around its claims table.")
+    for marker, block in (("claims", f"{counts(claims)}\n\n{claims_table(claims)}"), ("zoo", zoo_table())):
+        renewed = _between(text, marker, block)
+        if renewed is None:
+            raise ValueError(f"{readme} lacks the markers <!-- {marker} --> and <!-- /{marker} --> around its table.")
+        text = renewed
     gallery = readme.parent / "outputs" / "gallery"
     gallery.mkdir(parents=True, exist_ok=True)
     for path in figures:
         shutil.copyfile(path, gallery / path.name)
     with atomic_path(readme) as part:
-        part.write_text(renewed, encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import pytest
 
 from dr_utils import readme, runner
 from dr_utils.claims import CLAIMS, COLUMNS
+from dr_utils.zoo import RECIPES
+from dr_utils.zoo.cards import read_card
 
 
 @pytest.fixture
@@ -43,6 +45,14 @@ def test_claims_table_has_every_claim_with_its_verdict(text):
     assert f"holds {verdicts.get('holds', 0)}, differs {verdicts.get('differs', 0)}," in text
 
 
+def test_zoo_table_is_that_of_the_cards(text):
+    shipped = [card for name in RECIPES if (card := read_card(name))]
+    rows = re.findall(r"^\| `(small_\w+)` \| (\d+) \| (\d+) \| (\.?[\d.]+) \| ([\d.]+) \|", text, flags=re.MULTILINE)
+    expected = [(c.name, str(c.width), str(c.upstream_classes), f"{c.clean_accuracy:.3f}", f"{c.robust_accuracy:.3f}")
+                for c in shipped]  # fmt: skip
+    assert rows == expected
+
+
 @pytest.fixture
 def run(tmp_path):
     results = tmp_path / "mini"
@@ -57,7 +67,7 @@ def run(tmp_path):
 
 def test_renew_replaces_the_table_and_copies_figures(run, tmp_path):
     page = tmp_path / "README.md"
-    page.write_text("before\n<!-- claims -->\nstale\n<!-- /claims -->\nafter\n")
+    page.write_text("before\n<!-- claims -->\nstale\n<!-- /claims -->\n<!-- zoo -->\nstale<!-- /zoo -->\nafter\n")
     readme.renew(run, page)
     renewed = page.read_text()
     assert renewed.startswith("before\n") and renewed.endswith("after\n") and "stale" not in renewed
@@ -74,7 +84,7 @@ def test_renew_refuses_half_a_run_and_a_page_without_markers(run, tmp_path):
     page.write_text("nothing here")
     with pytest.raises(ValueError, match="lacks the markers"):
         readme.renew(run, page)
-    (run / "figures" / "fig07_gini.png").unlink()
-    with pytest.raises(ValueError, match="not a finished run: it lacks .*fig07_gini.png"):
+    (run / "figures" / "fig07_gini_small.png").unlink()
+    with pytest.raises(ValueError, match="not a finished run: it lacks .*fig07_gini_small.png"):
         readme.renew(run, page)
     assert page.read_text() == "nothing here"

@@ -120,7 +120,7 @@ def _by_task(view: View, models, has, draw, title: str, note: str, figure: str, 
     shown = [d for d in view.datasets() if any(has(view, m, d) for m in models)]
     if not shown:
         raise style.nothing_to_draw(figure, f"{needs} of {', '.join(models) or 'some network'}")
-    looks = style.looks(view.models())
+    looks = style.network_looks(view, models)
     rows, columns = style.grid(len(shown))
     with style.panels(rows, columns) as axes:
         for ax, dataset in zip(axes.flat, shown, strict=False):

@@ -43,7 +43,7 @@ def inequality(tables: dict, models=None, *, measure: str = "gini", even: bool =
     models = [m for m in models or view.networks["model"] if any(key[0] == m for key in curves)]
     if not models:
         raise style.nothing_to_draw("inequality", "rows of fairness.csv")
-    looks = style.looks(view.networks["model"])
+    looks = style.network_looks(view, models)
     order = list(dict.fromkeys([*view.datasets(), *(d for _, d in curves)]))
     shown = [d for d in order if any((m, d) in curves for m in models)]
     rows, columns = style.grid(len(shown))
@@ -69,10 +69,12 @@ def _draw(ax, view: View, curves, model: str, dataset: str, measure: str, even: 
     first = view.fairness_curves("first").get((model, dataset))
     if first is not None and view.networks.loc[model, "training"] == "mrl":
         selections.append((", first k", first))
+    # Section 4 of the paper is about the Matryoshka network.
+    weight = 2 if view.networks.loc[model, "training"] == "mrl" else 1
     for suffix, rows in selections:
         fill = look.color if not suffix else "white"
         ax.plot(rows["accuracy"], rows[measure], color=look.color, marker=look.marker, markerfacecolor=fill,
-                linewidth=1, label=view.title(model) + suffix)  # fmt: skip
+                linewidth=weight, label=view.title(model) + suffix)  # fmt: skip
     counterfactual = inequality_curve(view, model, dataset, measure) if even else None
     if counterfactual is not None:
         points = counterfactual.points

@@ -83,7 +83,7 @@ def shift(tables: dict, models=None, *, note: str = "") -> Figure:
     if not found:
         raise style.nothing_to_draw("shift", "probes on a shifted test set (imagenetv2, or corrupted for CIFAR-10)")
     _, dataset, eval_set = found[0]
-    looks = style.looks(view.models())
+    looks = style.network_looks(view, [m for m, _, _ in found])
     own, other = ("ImageNet-1k", "ImageNetV2") if eval_set == IMAGENET_V2 else ("own test images", "corrupted images")
     with style.panels(1, 3, width=3.5, height=3.1) as axes:
         left, middle, right = axes[0]

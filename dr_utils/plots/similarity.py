@@ -70,7 +70,7 @@ def part_whole_cka(tables: dict, models=None, *, note: str = "") -> Figure:
     curves = {(m, d): c for m in models for d in view.datasets(m) if (c := view.part_whole(m, d)) is not None}
     if not curves:
         raise style.nothing_to_draw("part_whole_cka", "part-whole CKA in cka.csv")
-    looks = style.looks(view.models())
+    looks = style.network_looks(view, models)
     shown = [d for d in view.datasets() if any(key[1] == d for key in curves)]
     rows, columns = style.grid(len(shown))
     with style.panels(rows, columns) as axes:

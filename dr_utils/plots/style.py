@@ -48,6 +48,18 @@ def looks(names) -> dict[str, Look]:
     }
 
 
+def network_looks(view, shown) -> dict[str, Look]:
+    """A look for each network that is the same in every figure of its kind; `view` is a `dr_utils.claims.view.View`.
+
+    Where networks of several kinds are shown together, or narrow ones, looks go by their place among all.
+    """
+    cards = view.networks.loc[view.models()]
+    chosen = cards.loc[[m for m in cards["model"] if m in set(shown)]]
+    if chosen["kind"].nunique() == 1 and chosen["training"].ne("narrow").all():
+        cards = cards[cards["kind"].isin(chosen["kind"]) & cards["training"].ne("narrow")]
+    return looks(cards["model"])
+
+
 @contextmanager
 def panels(rows: int, columns: int, *, width: float = 3.3, height: float = 2.8):
     """Axes [rows, columns] of a new figure, drawn in the house's look; `axes[0, 0].figure` is the figure.

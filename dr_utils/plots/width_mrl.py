@@ -92,7 +92,10 @@ def needed_share(tables: dict, models: Sequence[str], deltas: Sequence[float]) -
         for delta in deltas:
             share = critical_fraction(n_neurons / n_neurons[-1], curve.values[first], curve.values[-1], delta)
             found[model, delta, dataset] = share
-    return pd.Series(found, dtype=float).rename_axis(["model", "delta", "dataset"])
+    index = pd.MultiIndex.from_arrays(
+        list(zip(*found, strict=True)) or [[], [], []], names=["model", "delta", "dataset"]
+    )
+    return pd.Series(list(found.values()), index=index, dtype=float)
 
 
 def matryoshka_networks(tables: dict) -> list[str]:

@@ -165,11 +165,13 @@ class Study:
     def spec(self, network: str, task: str) -> CellSpec:
         """Return what the profile asks to be measured in one cell."""
         probe, cka = self.profile.probe, self.profile.cka
+        selections = self.profile.selected(network, task)
         return CellSpec(
-            fractions=list(self.profile.fractions),
+            # Similarity on the grid of the random subsets: DR by CKA and by probe are compared.
+            fractions=selections["random"],
             seeds=list(self.profile.seeds),
             deltas=list(self.profile.deltas),
-            selections=self.profile.selected(network, task),
+            selections=selections,
             solvers=list(probe.solvers),
             standardise=probe.standardise,
             sgd=probe.model_dump(exclude={"solvers", "standardise", "ridge_alpha"}),

@@ -43,6 +43,7 @@ def save_weights(network: SmallNetwork, name: str, folder: Path | str = WEIGHTS)
     path = weights_path(name, folder)
     with assets.atomic_path(path) as part:
         save_file(state, part)
+        part.chmod(0o644)  # safetensors keeps files to their owner; these are installed for everybody
     return sha256_of(path)
 
 

@@ -251,6 +251,82 @@ def test_narrow_layers_and_matryoshka():
     assert len([line for line in ax.get_lines() if line.get_label().startswith(("ff", "resnet"))]) == 3
 
 
+FAMILY = [
+    network("resnet50"), network("small", 512, "resnet", kind="small", upstream="tinyimagenet202"),
+    network(
+        "small_adv", 512, "resnet", "adversarial", robust_of="small", kind="small", upstream="tinyimagenet202"
+    ),
+    network("small_mrl", 512, "resnet", training="mrl", kind="small", upstream="tinyimagenet202"),
+    network("small_ff8", 8, "resnet", training="narrow", kind="small", upstream="tinyimagenet202"),
+    network("small_ff64", 64, "resnet", training="narrow", kind="small", upstream="tinyimagenet202"),
+    network("small_less", 512, "resnet", kind="small", upstream="tinyimagenet50"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def family():
+    def accuracy(model, dataset, fraction, selection, eval_set):
+        # The prefix is ahead by 0.2 up to an eighth; narrow layers need all that they have.
+        ahead = 0.2 * (selection == "first" and fraction <= 0.125)
+        return saturating(0.9 if "ff" in model else 0.2, 0.8)(fraction) + ahead
+
+    sizes = (8, 64, 512)
+    return build(FAMILY, [task("digits")], accuracy, first_sizes=sizes, grid=(0.015625, 0.125, 0.25, 0.5, 0.875, 1.0))
+
+
+def test_networks_are_grouped_by_what_can_be_compared(family):
+    assert plots.networks_by_kind(family) == {"imagenet": ["resnet50"], "small": ["small", "small_adv"]}
+    assert plots.networks_by_kind(family, training=("mrl",)) == {"small": ["small_mrl"]}
+    # Rows of Fig. 1: the ImageNet ResNet, and the adversarial one with its own counterpart, not with that of ImageNet.
+    assert plots.compared(family) == ["resnet50", "small", "small_adv"]
+    # Another upstream set is another comparison.
+    assert plots.width_networks(family) == ["small_ff8", "small_ff64", "small"]
+    assert plots.matryoshka_networks(family) == ["small", "small_adv", "small_mrl"]
+
+
+def test_needed_share_is_the_critical_fraction_in_whole_neurons(family):
+    needed = plots.needed_share(family, ["small_ff8", "small"], [0.5, 0.9])
+    assert needed.index.names == ["model", "delta", "dataset"]
+    curves = family["probes"].query("eval_set == 'test' and selection == 'random'")
+    for (model, delta, _), share in needed.items():
+        mean = curves[curves.model.eq(model)].groupby("n_neurons").accuracy.mean()
+        reached = mean.index[mean >= delta * mean.iloc[-1]]
+        assert share == pytest.approx(reached[0] / mean.index[-1])
+    assert needed["small_ff8", 0.9, "digits"] > needed["small", 0.9, "digits"]
+    assert plots.needed_share(family, [], [0.9]).empty
+
+
+def test_matryoshka_lead_is_first_minus_random(family):
+    lead = plots.matryoshka_lead(family)
+    assert set(lead.rival) == {"small_mrl", "small", "small_adv"} and set(lead.k) == {8, 64}
+    assert lead.query("k == 8").lead.to_numpy() == pytest.approx(np.full(3, 0.2), abs=0.03)
+    # By hand, for one of them.
+    probes = family["probes"].query("eval_set == 'test' and n_neurons == 64")
+    mean = probes.groupby(["model", "selection"]).accuracy.mean()
+    found = lead.query("k == 64 and rival == 'small'").lead.item()
+    assert found == pytest.approx(mean["small_mrl", "first"] - mean["small", "random"])
+
+
+def test_matryoshka_figure_has_the_layers_trained_narrow(family):
+    ax = visible(plots.matryoshka(family))[0]
+    (narrow,) = lines(ax, "trained with k neurons (ff)")
+    assert list(narrow.get_xdata()) == [8, 64]
+    assert not [line for line in ax.get_lines() if "less" in line.get_label() or "resnet50" in line.get_label()]
+
+
+def test_a_networks_look_is_the_same_in_all_figures_of_its_kind(family):
+    by_kind = plots.networks_by_kind(family)
+    some, more = (
+        plots.accuracy_by_network(family, by_kind["small"][:2]),
+        plots.accuracy_by_network(family, by_kind["small"]),
+    )
+    for label in ("small", "small adv"):
+        a, b = (lines(visible(figure)[0], label)[0] for figure in (some, more))
+        assert (a.get_color(), a.get_marker()) == (b.get_color(), b.get_marker())
+    everything = style.looks(map(str, range(60)))
+    assert len({(look.color, look.marker) for look in everything.values()}) == 60
+
+
 @pytest.mark.parametrize(
     "figure",
     [

@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from dr_utils.profiles import ProfileError, available, find_profile, load_profile
+from dr_utils.zoo import RECIPES
+from dr_utils.zoo.cards import read_card
 
 SMALL = {
     "networks": ["net_a", "net_b"],
@@ -40,7 +42,9 @@ def written(tmp_path):
 def test_mini_is_what_the_issue_asks_for():
     mini = load_profile("mini")
     lite = [f"efficientnet_lite{i}" for i in range(3)]
-    assert mini.networks == ["keras_resnet50", "mobilenet_v2", *lite]
+    # The ImageNet networks, and every network of the zoo whose weights come with the package.
+    small = [name for name in RECIPES if read_card(name)]
+    assert mini.networks == ["keras_resnet50", "mobilenet_v2", *lite, *small]
     assert list(mini.tasks) == ["cifar10", "groceries", "fashion_mnist", "digits"]
     assert mini.tasks["cifar10"].eval_sets == ["test", "corrupted"]
     assert all(task.test is None or task.test >= 1000 for task in mini.tasks.values())

@@ -148,11 +148,14 @@ def _vgg(recipe: Recipe) -> nn.Module:
     width = recipe.trunk_width
     layout = [first, "M", *(item for w in middle for item in (w, w, "M")), last]
 
-    def hidden(before: int) -> list[nn.Module]:
-        return [nn.Linear(before, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+    def hidden(before: int, after: int) -> list[nn.Module]:
+        return [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
 
     pooled = [nn.AdaptiveAvgPool2d(VGG_POOLED), nn.Flatten()]
-    return nn.Sequential(*make_layers(layout, batch_norm=True), *pooled, *hidden(last * VGG_POOLED**2), *hidden(width))
+    between = width // 2
+    return nn.Sequential(
+        *make_layers(layout, batch_norm=True), *pooled, *hidden(last * VGG_POOLED**2, between), *hidden(between, width)
+    )
 
 
 def _vit(recipe: Recipe) -> nn.Module:

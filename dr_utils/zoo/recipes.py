@@ -109,7 +109,7 @@ def _recipes() -> tuple[Recipe, ...]:
     wide = Recipe("small_wide_resnet", "Small wide ResNet", "wide_resnet", widths=(24, 64, 128, 256))
     vit = Recipe(
         "small_vit", "Small ViT", "vit", widths=(128,) * 4, trunk_width=128, head_reads=128,
-        optimiser="adamw", lr=1e-3, weight_decay=0.05,
+        optimiser="adamw", lr=1e-3, hidden_lr=0.02, weight_decay=0.05,
     )  # fmt: skip
     vgg = Recipe("small_vgg", "Small VGG", "vgg", widths=(16, 64, 128, 192))
 

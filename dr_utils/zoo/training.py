@@ -27,6 +27,7 @@ from dr_utils.zoo.optimisers import Optimiser, one_cycle
 from dr_utils.zoo.recipes import IMAGES_SIDE, Recipe
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+LONGEST_STEP = 60.0  # seconds
 SAFEGUARD_IMAGES = 256
 SAFE_STEPS = 3  # of the attack from which training goes on once single steps have failed
 # Raised by one whenever the same recipe and images would give other weights than before.
@@ -185,18 +186,21 @@ class _Training:
         return Trained(self.network.eval(), self.at, self.precision)
 
     def _epoch(self, bar) -> None:
-        start, epoch = time.monotonic(), self.at.epoch
+        epoch, spent = self.at.epoch, 0.0
         samples = Epoch(len(self.labels), self.samples, self.recipe.seed, epoch, self.device)
         # Apart from the augmentation's, so that adversarial and standard training see the same images.
         noise = torch.Generator(self.device).manual_seed(self.recipe.seed * 100_003 + epoch)
         total = torch.zeros((), device=self.device)
         side = image_side(epoch, self.recipe)
         for step in range(self.steps):
+            start = time.monotonic()
             share = one_cycle(epoch * self.steps + step, self.total, self.recipe.warmup)
             first = step * self.recipe.batch_size
             batch, rows = samples.batch(self.pixels, first, first + self.recipe.batch_size, side)
             total += self._step(batch, self.labels[rows], noise, share)
             bar.update(1)
+            # No step takes a minute: where one did, the machine slept or the process was stopped.
+            spent += min(time.monotonic() - start, LONGEST_STEP)
         loss = float(total) / self.steps
         if not math.isfinite(loss):
             raise FloatingPointError(f"{self.recipe.name}: the loss is {loss} in epoch {epoch + 1}; lower its lr.")
@@ -207,7 +211,7 @@ class _Training:
             return
         self.at.losses.append(round(loss, 5))
         self.at.epoch += 1
-        self.at.seconds += time.monotonic() - start
+        self.at.seconds += spent
         bar.set_description(f"{self.recipe.name}, epoch {self.at.epoch} of {self.recipe.epochs}, loss {loss:.3f}")
         self._save()
 

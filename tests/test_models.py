@@ -30,6 +30,7 @@ from dr_utils.models import (
     weight_hash,
 )
 from dr_utils.models import hub as hub_module
+from dr_utils.models.network import load_state
 
 WIDTHS = {"keras_resnet50": 2048, "mobilenet_v2": 1280,
           "efficientnet_lite0": 1280, "efficientnet_lite1": 1280, "efficientnet_lite2": 1280}  # fmt: skip
@@ -193,6 +194,23 @@ def test_only_tensors_are_loaded(form, capsys):
     with pytest.raises(AssetError, match="file.pth is refused"):
         torch_archives.read_state_dict(file.getvalue(), "file.pth")
     assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        (lambda state: state.pop("1.weight"), "1.weight"),
+        (lambda state: state.update({"2.bias": torch.zeros(3)}), "2.bias"),
+        (lambda state: state.update({"0.weight": torch.zeros(3, 2)}), "size mismatch for 0.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(change, first):
+    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    state = {key: tensor for key, tensor in module.state_dict().items() if "num_batches" not in key}
+    load_state(module, state, "tiny")
+    change(state)
+    with pytest.raises(AssetError, match=rf"^tiny: the weights do not fit .*{re.escape(first)}"):
+        load_state(module, state, "tiny")
 
 
 def test_a_state_dict_of_another_shape_is_refused(tmp_path):

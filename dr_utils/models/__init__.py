@@ -13,7 +13,7 @@ from dr_utils import assets
 from dr_utils.assets import Asset, AssetError
 from dr_utils.checks import unknown
 from dr_utils.models import hub, keras_resnet50, torch_archives
-from dr_utils.models.network import Network, NetworkCard, weight_hash
+from dr_utils.models.network import Network, NetworkCard, load_state, weight_hash
 from dr_utils.zoo import RECIPES, cards
 
 __all__ = ["Network", "NetworkCard", "available", "check_network", "load_model", "weight_hash"]
@@ -114,20 +114,8 @@ def load_model(name: str, *, pretrained: bool = True) -> Network:
     else:
         network = _REGISTRY[name].build()
         if pretrained:
-            _load(network, _weights(_REGISTRY[name]))
+            load_state(network, _weights(_REGISTRY[name]), name)
     return network.eval().requires_grad_(False)
-
-
-def _load(network: Network, state: dict[str, torch.Tensor]) -> None:
-    # The counters of training steps are not stored; everything else has to be there.
-    keys = network.load_state_dict(state, strict=False)
-    missing = [name for name in keys.missing_keys if not name.endswith("num_batches_tracked")]
-    if missing or keys.unexpected_keys:
-        first = (missing + keys.unexpected_keys)[0]
-        raise AssetError(
-            f"{network.card.name}: the weights do not fit this release's module (first: {first}); "
-            "use the torch, torchvision and timm releases of requirements.lock."
-        )
 
 
 def _weights(entry: _Entry) -> dict[str, torch.Tensor]:

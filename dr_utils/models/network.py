@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from dr_utils.assets import AssetError
+from dr_utils.assets.cache import short
+
 
 @dataclass(frozen=True)
 class NetworkCard:
@@ -162,3 +165,25 @@ def weight_hash(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], name: str) -> None:
+    """Give a module stored weights: all of them, and none left over; `name` is the network's, for the message.
+
+    Raises
+    ------
+    dr_utils.assets.AssetError
+        Weights missing, left over or of another shape.
+    """
+    try:
+        keys = module.load_state_dict(state, strict=False)
+        # The counters of training steps are not stored; everything else has to be there.
+        missing = [key for key in keys.missing_keys if not key.endswith("num_batches_tracked")]
+        first = next(iter(missing + keys.unexpected_keys), "")
+    except RuntimeError as error:
+        first = short(error)
+    if first:
+        raise AssetError(
+            f"{name}: the weights do not fit this release's module (first: {first}); "
+            "use the torch, torchvision and timm releases of requirements.lock."
+        )

@@ -11,7 +11,7 @@ from safetensors.torch import load, save_file
 from dr_utils import assets
 from dr_utils.assets import AssetError, sha256_of
 from dr_utils.assets.cache import short
-from dr_utils.models.network import Network
+from dr_utils.models.network import Network, load_state
 from dr_utils.zoo.cards import WEIGHTS, Card, read_card, write_card
 from dr_utils.zoo.data import Images
 from dr_utils.zoo.evaluation import ATTACK_STEPS, count_multiply_adds, count_parameters, evaluate
@@ -71,16 +71,9 @@ def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork,
     try:
         recipe = Recipe(**{key: tuple(v) if isinstance(v, list) else v for key, v in card.recipe.items()})
         network = build(recipe)
-        keys = network.load_state_dict({key: tensor.float() for key, tensor in load(data).items()}, strict=False)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError) as error:
         raise AssetError(f"{name}: its weights or its card do not fit this release ({short(error)}).") from error
-    missing = [key for key in keys.missing_keys if not key.endswith("num_batches_tracked")]
-    if missing or keys.unexpected_keys:
-        first = (missing + keys.unexpected_keys)[0]
-        raise AssetError(
-            f"{name}: the weights do not fit this release's network (first: {first}); "
-            "use the torch, torchvision and timm releases of requirements.lock."
-        )
+    load_state(network, {key: tensor.float() for key, tensor in load(data).items()}, name)
     return network.eval(), card
 
 

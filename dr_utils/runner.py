@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
+from dr_utils import __version__
 from dr_utils.checks import unknown
 from dr_utils.profiles import CHECKOUT, PROFILES, Profile, find_profile, load_profile
 from dr_utils.progress import clock
+from dr_utils.report.notebooks import DONE
 
 NOTEBOOKS = CHECKOUT / "notebooks"
-DONE = "dr_utils"  # key of the executed notebook's metadata: what it was made from, and what it made
+LIBRARIES = ("torch", "torchvision", "timm", "numpy")  # those that compute
+# They start notebooks or read what these wrote: no result depends on them.
+NO_INPUTS = ("report", "readme.py", "runner.py")
 
 
 @dataclass
@@ -96,15 +103,38 @@ def fingerprint(notebook: Path, run: Run) -> str:
     content = json.loads(notebook.read_text(encoding="utf-8"))
     cells = [[cell["cell_type"], "".join(cell["source"])] for cell in content["cells"]]
     package = Path(__file__).parent
-    sources = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".csv"))
+    sources = sorted(
+        path
+        for path in package.rglob("*")
+        if path.suffix in (".py", ".csv") and path.relative_to(package).parts[0] not in NO_INPUTS
+    )
     inputs = {
         "cells": cells,
         "profile": run.profile.fingerprint(),
         "device": run.device,
         "sources": {str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sources},
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "timm", "numpy")},
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def circumstances(run: Run) -> dict:
+    """What the report says about how a notebook was run: profile, device, hardware, versions and day, fit for JSON."""
+    import torch
+
+    from dr_utils.zoo.training import hardware_name
+
+    return {
+        "profile": run.profile.model_dump(mode="json"),
+        "device": run.device,
+        "hardware": hardware_name(torch.device(run.device)),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in LIBRARIES},
+            "dr_utils": __version__,
+        },
+        "finished": datetime.now(UTC).date().isoformat(),
+    }
 
 
 def is_finished(notebook: Path, run: Run) -> bool:
@@ -130,21 +160,29 @@ def run_notebook(notebook: Path, run: Run, label: str = "") -> Outcome:
     try:
         failure = notebook_process.execute(notebook, unfinished, parameters, lambda line: run.say(f"{label}{line}"))
         seconds = time.monotonic() - start
+        made = sorted(name for name, stamp in _made_in(run.folder).items() if before.get(name) != stamp)
+        about = {"made": made, "seconds": round(seconds, 1), **circumstances(run)}
         if failure:
             if unfinished.is_file():
+                # What ended the notebook, such as a full disk, may have left half of the file.
+                with contextlib.suppress(ValueError, OSError):
+                    _describe(unfinished, {**about, "cell": failure.cell, "error": failure.error})
                 os.replace(unfinished, failed)
             return Outcome(
                 notebook, "failed", seconds, failure.cell, failure.error, failed if failed.is_file() else None
             )
-        made = [name for name, stamp in _made_in(run.folder).items() if before.get(name) != stamp]
-        content = json.loads(unfinished.read_text(encoding="utf-8"))
-        content["metadata"][DONE] = {"inputs": inputs, "made": sorted(made), "seconds": round(seconds, 1)}
-        unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        _describe(unfinished, {"inputs": inputs, **about})
         os.replace(unfinished, target)
         failed.unlink(missing_ok=True)
         return Outcome(notebook, "done", seconds, output=target)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _describe(notebook: Path, about: dict) -> None:
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    content["metadata"][DONE] = about
+    notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _made_in(folder: Path) -> dict[str, int]:
@@ -187,8 +225,19 @@ def run_notebooks(notebooks: Sequence[Path], run: Run, *, force: bool = False) -
     return outcomes
 
 
-def summary(outcomes: Sequence[Outcome], run: Run) -> list[str]:
-    """Lines that end a run: what went how, where to look, and the claims."""
+def report_line(run: Run) -> str:
+    """Write the page of this profile's results; return the line that says where it is, or why there is none."""
+    from dr_utils.report import write_report
+
+    try:
+        page = write_report(run.folder, [path.stem for path in find_notebooks(run.notebooks)])
+    except (ValueError, OSError, RuntimeError) as error:
+        return f"no report: {error}"
+    return f"report (all on one page): {_shown(page)}"
+
+
+def summary(outcomes: Sequence[Outcome], run: Run, report: str) -> list[str]:
+    """Lines that end a run: what went how, where to look, and the claims; `report` is from `report_line`."""
     lines = ["", f"profile {run.profile.name} on {run.device}:"]
     width = max(len(outcome.notebook.stem) for outcome in outcomes)
     for outcome in outcomes:
@@ -198,7 +247,7 @@ def summary(outcomes: Sequence[Outcome], run: Run) -> list[str]:
             lines.append(f"    {outcome.cell}: {outcome.error}")
             if outcome.output:
                 lines.append(f"    to read it: {_shown(outcome.output)}")
-    lines += ["", "where to look:"]
+    lines += ["", "where to look:", f"  {report}"]
     for kind, what in {"notebooks": "executed", "figures": "PNG and PDF", "tables": "CSV"}.items():
         if (run.folder / kind).is_dir():
             lines.append(f"  {kind} ({what}): {_shown(run.folder / kind)}")
@@ -296,12 +345,13 @@ def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         outcomes = run_notebooks(notebooks, run, force=args.force)
+        report = report_line(run)
     except KeyboardInterrupt:
         say("interrupted: what is finished is kept, the same command goes on from here")
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
-    for line in summary(outcomes, run):
+    for line in summary(outcomes, run, report):
         say(line)
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     say(

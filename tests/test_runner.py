@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
 import sys
 import threading
 import time
+from datetime import date
 from pathlib import Path
 
 import nbformat
@@ -69,7 +71,7 @@ def test_a_whole_run_then_a_second_one(notebooks, arguments, tmp_path, capsys, m
     assert runner.main(arguments, notebooks) == 1
     shown = capsys.readouterr().out
     executed = tmp_path / "results" / "tiny" / "notebooks"
-    left = sorted(path.name for path in executed.iterdir())
+    left = sorted(path.name for path in executed.glob("*.ipynb"))
     assert left == ["01_good.ipynb", "02_bad.failed.ipynb", "03_after.ipynb"]
     assert sys.executable in outputs_of(executed / "01_good.ipynb")
     assert (tmp_path / "results/tiny/tables/seen.csv").read_text() == "device,count\ncpu,1\n"
@@ -79,6 +81,18 @@ def test_a_whole_run_then_a_second_one(notebooks, arguments, tmp_path, capsys, m
     assert f"cell {number} (2 Section): ValueError: first line second line" in shown
     assert "[1/3] 01_good: running" in shown and "[1/3]   half way" in shown
     assert "02_bad.failed.ipynb" in shown and "1 of 3 notebooks failed" in shown
+    assert f"report (all on one page): {tmp_path / 'results/tiny/report.html'}\n" in shown
+    page = (tmp_path / "results/tiny/report.html").read_text()
+    assert "02_bad: failed." in page and "notebooks/02_bad.failed.html" in page
+
+    good, bad = (json.loads((executed / name).read_text())["metadata"][runner.DONE] for name in (left[0], left[1]))
+    assert good["made"] == ["tables/seen.csv"] and good["seconds"] > 0 and good["device"] == "cpu"
+    assert good["profile"]["name"] == "tiny" and good["profile"]["seeds"] == [1, 2, 3]
+    assert good["versions"]["torch"] == importlib.metadata.version("torch")
+    assert good["versions"]["python"] == sys.version.split()[0]
+    assert good["hardware"].endswith("threads") and abs(date.fromisoformat(good["finished"]) - date.today()).days <= 1
+    assert bad["cell"] == f"cell {number} (2 Section)" and bad["error"] == "ValueError: first line second line"
+    assert "inputs" not in bad, "what failed must not pass for finished"
 
     # Again: what is finished is kept to the byte, what failed is tried again and may now succeed.
     before = (executed / "01_good.ipynb").read_bytes()
@@ -93,7 +107,8 @@ def test_a_whole_run_then_a_second_one(notebooks, arguments, tmp_path, capsys, m
     shown = capsys.readouterr().out
     assert shown.count("finished earlier") == 2 and "[2/3] 02_bad: running" in shown and "all notebooks done" in shown
     assert (executed / "01_good.ipynb").read_bytes() == before
-    assert not (executed / "02_bad.failed.ipynb").exists()
+    assert not list(executed.glob("02_bad.failed.*"))
+    assert "failed." not in (tmp_path / "results/tiny/report.html").read_text()
 
 
 @pytest.fixture
@@ -136,6 +151,29 @@ def test_outputs_in_the_source_do_not_count(finished):
     content.cells[-1].execution_count = 7
     nbformat.write(content, notebook)
     assert runner.is_finished(notebook, run)
+
+
+def test_only_what_results_depend_on_makes_them_stale(finished, tmp_path, monkeypatch):
+    notebook, run, _ = finished
+    package = tmp_path / "dr_utils"
+    (package / "report").mkdir(parents=True)
+    monkeypatch.setattr(runner, "__file__", str(package / "runner.py"))
+    (package / "cka.py").write_text("")
+    before = runner.fingerprint(notebook, run)
+    for name in ("report/captions.py", "report/page.css", "readme.py", "runner.py"):
+        (package / name).write_text("changed")
+        assert runner.fingerprint(notebook, run) == before, name
+    (package / "cka.py").write_text("changed")
+    assert runner.fingerprint(notebook, run) != before
+
+
+def test_a_run_without_tables_says_why_there_is_no_report(finished):
+    _, run, table = finished
+    assert runner.report_line(run) == f"report (all on one page): {run.folder / 'report.html'}"
+    (run.folder / "report.html").unlink()
+    table.unlink()
+    assert runner.report_line(run).startswith("no report: no tables in ")
+    assert not (run.folder / "report.html").exists()
 
 
 def test_truncated_result_is_not_finished(finished):

@@ -113,8 +113,8 @@ def extract(
         "precision": str(autocast_type or torch.float32),
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    path = assets.cache_dir() / "features" / f"{key}.safetensors"
-    if store and (found := _read(path, key)) is not None:
+    path = _path(key)
+    if store and (found := stored(key)) is not None:
         return found
     if store:
         assets.check_cache(len(task.labels) * (network.width * 4 + 8))
@@ -146,8 +146,13 @@ def _content_hash(x: np.ndarray, y: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(x).tobytes() + np.ascontiguousarray(y).tobytes()).hexdigest()
 
 
-def _read(path: Path, key: str) -> Features | None:
-    """Return stored features, or None where they are missing or their content no longer matches its hash."""
+def _path(key: str) -> Path:
+    return assets.cache_dir() / "features" / f"{key}.safetensors"
+
+
+def stored(key: str) -> Features | None:
+    """Return the features stored under this key; None where there are none, or their content is not of their hash."""
+    path = _path(key)
     if not path.exists():
         return None
     try:

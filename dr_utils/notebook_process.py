@@ -25,6 +25,7 @@ KERNEL_START = 300  # seconds; a cold disk and two busy cores are slow
 
 # What decides how notebooks behave without a person in front of them.
 ENVIRONMENT = {
+    "DR_HEADLESS": "1",
     "DR_PROGRESS": "plain",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "MPLBACKEND": "module://matplotlib_inline.backend_inline",

@@ -107,4 +107,6 @@ def progress(iterable: Iterable | None = None, desc: str = "", total: int | None
         return PlainProgress(iterable, desc, total, unit)
     from tqdm.auto import tqdm
 
-    return tqdm(iterable, desc=desc, total=total, unit=unit, disable=mode == "off", **kwargs)
+    # A bar that never moves says nothing.
+    empty = total == 0 or (hasattr(iterable, "__len__") and len(iterable) == 0)
+    return tqdm(iterable, desc=desc, total=total, unit=unit, disable=mode == "off" or empty, **kwargs)

@@ -40,3 +40,15 @@ def active_environment(tmp_path) -> dict[str, str]:
     (tmp_path / "active").symlink_to(sys.prefix)
     kept = {name: value for name, value in os.environ.items() if name not in ("CONDA_PREFIX", "DR_TORCH")}
     return kept | {"VIRTUAL_ENV": str(tmp_path / "active"), "UV_OFFLINE": "1", "PIP_NO_INDEX": "1"}
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """The results folder of one run of all notebooks, on a profile of a few images."""
+    from dr_utils import runner
+
+    out = tmp_path_factory.mktemp("outputs")
+    profile = ROOT / "tests" / "profiles" / "tiny.yaml"
+    status = runner.main(["--profile", str(profile), "--out", str(out), "--device", "cpu"])
+    assert status == 0, "a notebook failed; its cell and error stand in the captured output"
+    return out / "tiny"

@@ -155,6 +155,16 @@ class Study:
                 bar.update(1)
         return self._write_tables(done)
 
+    def missing(self) -> list[tuple[str, str]]:
+        """Cells (network, task) of the profile that are still to be computed."""
+        done = self._read_index()
+        return [(n, t) for n in self.profile.networks for t in self.profile.tasks if f"{n}/{t}" not in done]
+
+    def about(self, network: str, task: str) -> dict | None:
+        """What a finished cell was computed from (features, spec, code) and its notes; None if it is still to do."""
+        entry = self._read_index().get(f"{network}/{task}")
+        return entry and json.loads((assets.cache_dir() / "cells" / entry["key"] / "about.json").read_text())
+
     def _chosen(self, kind: str, asked: Iterable[str] | None, known: Iterable[str]) -> list[str]:
         known = list(known)
         for name in asked or ():

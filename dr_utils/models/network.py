@@ -26,11 +26,11 @@ class NetworkCard:
     family : str
         Architecture, such as "resnet".
     training : str
-        "standard", "adversarial", "mrl" or "narrow".
+        "standard", "adversarial", "mrl" or "narrow"; "own" for a user's weights.
     upstream : str
         What it was trained on, such as "imagenet1k".
     kind : str
-        "imagenet", or "small" for networks trained by the suite itself.
+        "imagenet", "small" for networks trained by the suite itself, or "own" for a user's.
     source, licence : str
         Where the weights come from and under which terms.
     top1 : float or None

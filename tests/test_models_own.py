@@ -1,0 +1,537 @@
+"""A user's own network: names, checkpoints, programs and modules; any layer; what is refused."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dr_utils.assets import AssetError
+from dr_utils.models import load_model
+from dr_utils.models.checkpoints import read_checkpoint
+from dr_utils.models.layers import layout_of, tap
+from dr_utils.models.own import layer_names, open_model, recommended_side
+
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def images(n=3, side=64):
+    return torch.rand((n, 3, side, side), generator=torch.Generator().manual_seed(1))
+
+
+@torch.inference_mode()
+def features(network, side=64):
+    return network(images(side=side))
+
+
+@torch.inference_mode()
+def input_of(module, layer, side=64):
+    """What a layer of a whole network is given, pooled to nothing: the reference by a hook of the test's own."""
+    seen = []
+    handle = module.get_submodule(layer).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    module.eval()((images(side=side) - MEAN) / STD)
+    handle.remove()
+    return seen[-1]
+
+
+@torch.inference_mode()
+def output_of(module, layer, side=64):
+    seen = []
+    handle = module.get_submodule(layer).register_forward_hook(lambda _, given, output: seen.append(output))
+    module.eval()((images(side=side) - MEAN) / STD)
+    handle.remove()
+    return seen[-1]
+
+
+class Tiny(nn.Module):
+    """A user's network: its head is defined first, and a softmax follows it."""
+
+    def __init__(self, slope=0.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(6, 4)
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.Dropout(0.5))
+        self.unused = nn.Linear(6, 6)
+        self.slope = slope
+
+    def forward(self, x):
+        x = nn.functional.leaky_relu(self.stem(x), self.slope)
+        return self.head(x.mean((2, 3))).softmax(1)
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_a_name_of_the_suite_is_the_suites_network():
+    network = open_model("mobilenet_v2", pretrained=False)
+    ours = load_model("mobilenet_v2", pretrained=False)
+    assert network.card == ours.card and network.preprocessing == ours.preprocessing
+    network.load_state_dict(ours.state_dict())
+    assert network.weight_hash == ours.weight_hash
+    assert open_model("mobilenet_v2", pretrained=False, side=96).card.side == 96
+
+
+def test_timm_or_torchvision_where_both_know_the_name():
+    assert "timm" in open_model("resnet18", pretrained=False).card.source
+    network = open_model("torchvision:resnet18", pretrained=False)
+    assert network.card.source.startswith("torchvision, random weights; features: the input of layer 'fc'; mean 0.485")
+    assert (network.card.kind, network.card.training, network.card.upstream) == ("own", "own", "unknown")
+    assert network.card.width == 512 and not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.parametrize(("name", "layer", "width"), [("mobilenet_v3_small", "classifier.3", 1024),
+                                                      ("resnet18", "fc", 512)])  # fmt: skip
+def test_torchvision_features_are_the_input_of_the_last_linear_layer(name, layer, width):
+    network = open_model(f"torchvision:{name}", pretrained=False)
+    assert network.width == width
+    torch.testing.assert_close(features(network), input_of(network.body.module, layer))
+
+
+def test_torchvision_without_a_linear_layer_gives_its_output():
+    network = open_model("squeezenet1_1", pretrained=False)
+    assert network.width == 1000 and "features: the output;" in network.card.source
+    torch.testing.assert_close(features(network), network.body.module((images() - MEAN) / STD))
+
+
+def test_torchvision_weights_that_cannot_be_fetched(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("no route")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    with pytest.raises(AssetError, match=r"resnet18 cannot be fetched \(no route\); download https://.*resnet18.*pth"):
+        open_model("torchvision:resnet18")
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ("keras_resnet5", "unknown network 'keras_resnet5'; known, nearest first: keras_resnet50, "),
+    ("torchvision:resnet19", "unknown torchvision network 'resnet19'; known, nearest first: resnet18, "),
+    ("timm:test_vi", "unknown timm network 'test_vi'; known, nearest first: test_vit, "),
+])  # fmt: skip
+def test_unknown_names(given, message):
+    for use in (open_model, layer_names, recommended_side):
+        with pytest.raises(ValueError, match=message) as error:
+            use(given)
+        assert str(error.value).count(", ") < 14 and "\n" not in str(error.value)
+
+
+def test_neither_name_nor_file_nor_module():
+    with pytest.raises(ValueError, match="an nn.Module; got int"):
+        open_model(5)
+
+
+def test_recommended_side():
+    names = ("test_vit.r160_in1k", "torchvision:inception_v3", "mobilenet_v2")
+    assert [recommended_side(name) for name in names] == [160, 299, None] and recommended_side(Tiny()) is None
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A timm network of seven classes with weights of its own."""
+    torch.manual_seed(3)
+    return timm.create_model("resnet10t", num_classes=7).eval()
+
+
+def wrapped_ema(state):
+    zeros = {key: torch.zeros_like(value) for key, value in state.items()}
+    return {"epoch": 3, "state_dict_ema": zeros, "state_dict": state, "best": 0.5}
+
+
+WRAPPED = {
+    "plain": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "optimizer": {"lr": 0.1}, "epoch": 3},
+    "model": lambda state: {"model": OrderedDict(state)},
+    "model_state_dict": lambda state: {"model_state_dict": state},
+    "DataParallel": lambda state: {f"module.{key}": value for key, value in state.items()},
+    "compiled": lambda state: {"state_dict": {f"_orig_mod.module.{key}": value for key, value in state.items()}},
+    "the average beside the weights": wrapped_ema,
+    "the average alone": lambda state: {"state_dict_ema": state},
+}
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_checkpoints_in_their_wrappers(form, trained, tmp_path):
+    torch.save(WRAPPED[form](trained.state_dict()), tmp_path / "best.pth")
+    network = open_model("resnet10t", checkpoint=tmp_path / "best.pth")
+    torch.testing.assert_close(features(network), input_of(trained, "fc"))
+    assert "weights of best.pth (7 classes)" in network.card.source
+    assert (network.width, network.card.training, network.card.upstream) == (512, "own", "unknown")
+
+
+def test_safetensors_without_a_head(trained, tmp_path):
+    save_file({k: v for k, v in trained.state_dict().items() if not k.startswith("fc.")}, tmp_path / "a.safetensors")
+    network = open_model("resnet10t", checkpoint=str(tmp_path / "a.safetensors"))
+    torch.testing.assert_close(features(network), input_of(trained, "fc"))
+    # No random head is left to change the hash.
+    assert network.weight_hash == open_model("resnet10t", checkpoint=tmp_path / "a.safetensors").weight_hash
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+def test_torchvision_checkpoints(with_head, tmp_path):
+    from torchvision.models import get_model
+
+    torch.manual_seed(4)
+    whole = get_model("resnet18", num_classes=5)
+    state = {k: v for k, v in whole.state_dict().items() if with_head or not k.startswith("fc.")}
+    torch.save(state, tmp_path / "tv.pt")
+    network = open_model("torchvision:resnet18", checkpoint=tmp_path / "tv.pt")
+    torch.testing.assert_close(features(network), input_of(whole, "fc"))
+
+
+def test_the_class_count_can_be_said(trained, tmp_path):
+    torch.save(trained.state_dict(), tmp_path / "a.pt")
+    assert open_model("resnet10t", checkpoint=tmp_path / "a.pt", n_classes=7).width == 512
+    with pytest.raises(AssetError, match=r"2 of \d+ keys of another shape \(fc.weight \[7, 512\] for \[8, 512\], fc"):
+        open_model("resnet10t", checkpoint=tmp_path / "a.pt", n_classes=8)
+    with pytest.raises(ValueError, match="n_classes=7 belongs to a checkpoint"):
+        open_model("resnet10t", n_classes=7)
+
+
+def test_keys_that_do_not_fit_are_counted_and_named(trained, tmp_path):
+    state = trained.state_dict()
+    total = len(state)
+    for key in list(state)[:4]:
+        state[f"other.{key}"] = state.pop(key)
+    state["layer1.0.conv1.weight"] = torch.zeros(2, 2)
+    torch.save(state, tmp_path / "a.pt")
+    names = list(trained.state_dict())
+    with pytest.raises(AssetError, match="^checkpoint a.pt does not fit timm's resnet10t: ") as error:
+        open_model("resnet10t", checkpoint=tmp_path / "a.pt")
+    message = str(error.value)
+    assert f"4 of {total} keys missing ({', '.join(names[:3])}, ...)" in message
+    assert f"4 of {total} keys unexpected (other.{names[0]}, other.{names[1]}, other.{names[2]}, ...)" in message
+    assert f"1 of {total} keys of another shape (layer1.0.conv1.weight [2, 2] for [64, 64, 3, 3])" in message
+    assert "\n" not in message
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle", "whole module"])
+@pytest.mark.parametrize("as_checkpoint", [True, False])
+def test_a_pickle_is_never_run(form, as_checkpoint, tmp_path):
+    trap, file = tmp_path / "trap", tmp_path / "weights.pth"
+    if form == "torch":
+        torch.save({"state_dict": {"weight": Malicious(trap)}}, file)
+    elif form == "pickle":
+        file.write_bytes(pickle.dumps({"weight": Malicious(trap)}))
+    else:
+        torch.save(nn.Sequential(nn.Linear(2, 2)), file)
+    with pytest.raises(AssetError) as error:
+        open_model("resnet10t", checkpoint=file) if as_checkpoint else open_model(file)
+    assert not trap.exists()
+    if as_checkpoint:
+        needs = "it needs {}, and a pickle of more than tensors can run any code"
+        reason = {"torch": needs.format("io.open"), "pickle": "damaged, or more than tensors (UnpicklingError: ",
+                  "whole module": needs.format("torch.nn.modules.container.Sequential")}  # fmt: skip
+        assert f"refused: {reason[form]}" in str(error.value)
+        assert "torch.save(model.state_dict(), ...)" in str(error.value)
+    with open(file, "rb") as opened:
+        # The trap works: it is the loader that kept it shut.
+        torch.load(opened, weights_only=False) if form == "torch" else None
+    assert trap.exists() == (form == "torch")
+
+
+@pytest.mark.parametrize(("write", "message"), [
+    (lambda path: path.write_bytes(b"noise" * 100), r"refused: damaged, or more than tensors \(UnpicklingError: "),
+    (lambda path: torch.save({"epoch": 3, "args": {"lr": 1.0}}, path), "holds a dictionary of epoch, args; expected"),
+    (lambda path: torch.save({}, path), "holds a dictionary of nothing; expected tensors by name"),
+    (lambda path: torch.save([torch.zeros(2)], path), "holds no dictionary; expected tensors by name"),
+    (lambda path: None, "a.pth: no such file; give the path"),
+])  # fmt: skip
+def test_what_is_no_checkpoint(write, message, tmp_path):
+    write(tmp_path / "a.pth")
+    with pytest.raises(AssetError, match=message) as error:
+        read_checkpoint(tmp_path / "a.pth")
+    assert "\n" not in str(error.value)
+
+
+def test_a_truncated_safetensors_file(tmp_path):
+    save_file({"a": torch.zeros(100)}, tmp_path / "a.safetensors")
+    content = (tmp_path / "a.safetensors").read_bytes()
+    (tmp_path / "a.safetensors").write_bytes(content[:-50])
+    with pytest.raises(AssetError, match="a.safetensors is damaged"):
+        read_checkpoint(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    ("keras_resnet50", "unknown architecture of timm or torchvision 'keras_resnet50'; known, nearest first: "),
+    (Tiny(), r"not a module; .*model.load_state_dict\(...\)"),
+])  # fmt: skip
+def test_a_checkpoint_needs_a_named_architecture(model, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        open_model(model, checkpoint=tmp_path / "a.pth")
+
+
+# ---------------------------------------------------------------- modules
+
+
+def test_a_module_is_read_before_its_head_and_left_alone():
+    module = Tiny().train()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    network = open_model(module)
+    assert module.training and all(p.requires_grad for p in module.parameters())
+    assert not network.training and network.body.module is not module
+    torch.testing.assert_close(features(network), input_of(module.eval(), "head"))
+    assert (
+        network.width == 6 and "an nn.Module of class Tiny; features: the input of layer 'head'" in network.card.source
+    )
+    with torch.no_grad():
+        module.stem[0].weight.zero_()
+    assert network.weight_hash == open_model(Tiny()).weight_hash  # later training does not reach it
+    assert all(torch.equal(before[k], v) for k, v in network.body.module.state_dict().items())
+
+
+def test_modules_of_equal_weights_are_told_apart():
+    hashes = {open_model(Tiny(slope)).weight_hash for slope in (0.0, 0.3)}
+    hashes |= {open_model(Tiny(), layer=layer).weight_hash for layer in ("stem", "stem.0")}
+    assert len(hashes) == 4 and open_model(Tiny()).weight_hash in hashes
+
+
+def test_normalisation_of_a_module():
+    default, raw = open_model(Tiny()), open_model(Tiny(), mean=0, std=1)
+    assert default.preprocessing["mean"] == [0.485, 0.456, 0.406] and "mean 0.485, 0.456, 0.406" in default.card.source
+    assert (raw.preprocessing["mean"], raw.preprocessing["std"]) == ([0, 0, 0], [1, 1, 1])
+    torch.testing.assert_close(features(raw), raw.body(images()))
+    for bad in (dict(std=0), dict(mean=(1, 2)), dict(mean=float("nan"))):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be one number or three"):
+            open_model(Tiny(), **bad)
+
+
+def test_a_module_without_a_linear_head_gives_its_output():
+    network = open_model(nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU()))
+    assert network.width == 5 and "features: the output;" in network.card.source
+    torch.testing.assert_close(features(network), network.body.module((images() - MEAN) / STD).mean((2, 3)))
+
+
+class Gives(nn.Module):
+    def __init__(self, give):
+        super().__init__()
+        self.give = give
+
+    def forward(self, x):
+        return self.give(x)
+
+
+@pytest.mark.parametrize(("give", "message"), [
+    (lambda x: (x, x), "the output is a tuple, not one tensor"),
+    (lambda x: {"logits": x}, "the output is a dict, not one tensor"),
+    (lambda x: x.mean(), r"the output has shape \(\)"),
+    (lambda x: x.flatten(0, 1).flatten(1), r"the output has shape \(3, 9216\) and type torch.float32 for 1 images"),
+    (lambda x: x.mean((2, 3)).long(), "type torch.int64"),
+    (lambda x: x.view(2, -1), None),
+    (lambda x: x @ torch.zeros(5, 5), r"fails on images of shape \[1, 3, 96, 96\] \(RuntimeError: .*side=..."),
+])  # fmt: skip
+def test_modules_that_give_no_features(give, message):
+    if message is None:  # hard-wired to batches of two
+        message = r"the output has shape \(2, 13824\) and type torch.float32 for 1 images"
+    with pytest.raises(ValueError, match=message) as error:
+        open_model(Gives(give), side=96)
+    assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------- any layer
+
+
+def test_maps_are_averaged_over_positions(trained, tmp_path):
+    torch.save(trained.state_dict(), tmp_path / "a.pt")
+    network = open_model("resnet10t", checkpoint=tmp_path / "a.pt", layer="layer2")
+    torch.testing.assert_close(features(network), output_of(trained, "layer2").mean((2, 3)))
+    assert (network.card.name, network.width) == ("resnet10t:layer2", 128)
+    assert "features: the output of layer 'layer2'" in network.card.source
+    logits = open_model("resnet10t", checkpoint=tmp_path / "a.pt", layer="fc")
+    torch.testing.assert_close(features(logits), trained((images() - MEAN) / STD))
+
+
+def test_tokens_are_averaged_or_the_class_token_is_taken():
+    vit = timm.create_model("test_vit")
+    tokens = output_of(vit, "blocks.1", side=160)
+    assert tokens.ndim == 3
+    mean = open_model(vit, layer="blocks.1", side=160)
+    token = open_model(vit, layer="blocks.1", side=160, pool="token")
+    torch.testing.assert_close(features(mean, 160), tokens.mean(1))
+    torch.testing.assert_close(features(token, 160), tokens[:, 0])
+    assert mean.weight_hash != token.weight_hash and mean.card.side == 160
+
+
+def test_channels_that_come_last_are_recognised():
+    swin = timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1), embed_dim=24, num_heads=(1, 2))
+    found = output_of(swin, "layers.1", side=224)
+    assert found.shape[1:] == (28, 28, 48)
+    network = open_model(swin, layer="layers.1")
+    torch.testing.assert_close(features(network, 224), found.mean((1, 2)))
+    assert layout_of(torch.zeros(2, 7, 7, 7), 2, "it") == layout_of(torch.zeros(2, 9, 1, 1), 2, "it") == "maps"
+
+
+def test_layers_of_the_suite_and_of_pretrained_timm_networks():
+    for name, layer, width in (("mobilenet_v2", "classifier", 1000), ("mobilenet_v2", "features.3", 24),
+                               ("test_vit", "head", 1000)):  # fmt: skip
+        network = open_model(name, layer=layer, pretrained=False)
+        assert (network.width, network.card.kind, network.card.training) == (width, "own", "standard")
+
+
+def test_a_network_of_another_channel_order_keeps_it():
+    network = open_model("keras_resnet50", layer="layer1", pretrained=False)
+    assert network.preprocessing == load_model("keras_resnet50", pretrained=False).preprocessing
+    assert network.preprocessing["channel_order"] == "BGR" and network.preprocessing["range"] == 255
+
+
+def test_nodes_of_the_graph_are_layers_too():
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    whole = get_model("resnet18").eval()
+    network = open_model(whole, layer="layer1.0.add")
+    # The sum goes through the block's ReLU, whose output the next block is given.
+    torch.testing.assert_close(torch.relu(network.body._run((images() - MEAN) / STD)["layer1.0.add"]),
+                               input_of(whole, "layer1.1"))  # fmt: skip
+    torch.testing.assert_close(
+        features(network), network.body._run((images() - MEAN) / STD)["layer1.0.add"].mean((2, 3))
+    )
+
+
+def test_a_layer_called_twice_gives_what_came_last():
+    relu = nn.ReLU()
+    twice = nn.Sequential(nn.Conv2d(3, 4, 3), relu, nn.Conv2d(4, 5, 3), relu)
+    network = open_model(twice, layer="1")
+    torch.testing.assert_close(features(network), network.body.module((images() - MEAN) / STD).mean((2, 3)))
+
+
+def test_unknown_layer():
+    with pytest.raises(
+        ValueError, match="unknown layer 'stem.7'; known, nearest first: stem.0, stem.1, stem.2, "
+    ) as error:
+        open_model(Tiny(), layer="stem.7")
+    assert "layer_names(model) gives all" in str(error.value) and "\n" not in str(error.value)
+    names = layer_names("resnet10t")
+    assert names[:2] == ["conv1", "conv1.0"] and "fc" in names and "layer4.0.add" in names
+    with pytest.raises(ValueError, match="unknown layer 'layer5'; known, nearest first: layer1, ") as error:
+        open_model("resnet10t", layer="layer5", pretrained=False)
+    assert str(error.value).count(", ") <= 11 and f"the nearest of {len(names)};" in str(error.value)
+    with pytest.raises(ValueError, match="unknown layer ''"):
+        open_model(Tiny(), layer="")
+
+
+def test_a_layer_that_is_not_reached():
+    with pytest.raises(ValueError, match="^the output of layer 'unused' is not computed in a forward pass"):
+        open_model(Tiny(), layer="unused")
+
+
+def test_pools():
+    with pytest.raises(ValueError, match="pool must be one of mean, token; got 'max'"):
+        open_model(Tiny(), pool="max")
+    for arguments in (dict(model=Tiny(), layer="stem"), dict(model="resnet10t", pretrained=False)):
+        with pytest.raises(ValueError, match="no tokens .*; use pool='mean'"):
+            open_model(**arguments, pool="token")
+
+
+def test_every_named_layer_can_be_tapped_or_says_why():
+    module = timm.create_model("test_vit").eval()
+    tapped = 0
+    for name in layer_names(module):
+        try:
+            tapped += tap(module, name).probe(160).ndim == 2
+        except ValueError as error:
+            assert str(error).endswith("ask for another layer.") or "not one tensor" in str(error)
+    assert tapped > 50
+
+
+# ---------------------------------------------------------------- programs
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """Tiny as TorchScript, frozen TorchScript, and ExportedPrograms of any and of one batch size."""
+    folder, module = tmp_path_factory.mktemp("programs"), Tiny().eval()
+    script = torch.jit.trace(module, images())
+    script.save(str(folder / "script.pt"))
+    torch.jit.freeze(script).save(str(folder / "frozen.pt"))
+    torch.jit.freeze(torch.jit.trace(Tiny(0.3).eval(), images())).save(str(folder / "other.pt"))
+    auto = torch.export.Dim.AUTO
+    torch.export.save(torch.export.export(module, (images(),), dynamic_shapes=({0: auto, 2: auto, 3: auto},)),
+                      folder / "any.pt2")  # fmt: skip
+    torch.export.save(torch.export.export(module, (images(),)), folder / "one.pt2")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["script.pt", "frozen.pt"])
+def test_torchscript(name, programs):
+    network = open_model(programs / name)
+    torch.testing.assert_close(features(network), Tiny().eval()((images() - MEAN) / STD))
+    assert network.width == 4 and f"TorchScript file {name}; features: the output" in network.card.source
+    assert network.weight_hash == open_model(str(programs / name)).weight_hash
+    assert layer_names(programs / name) == []
+    with pytest.raises(ValueError, match="a TorchScript file shows its output only"):
+        open_model(programs / name, layer="stem")
+
+
+def test_frozen_programs_have_no_weights_but_are_told_apart(programs):
+    frozen, other = open_model(programs / "frozen.pt"), open_model(programs / "other.pt")
+    assert frozen.weight_hash != other.weight_hash and list(frozen.state_dict()) == ["body.identity"]
+
+
+def test_exported_program(programs):
+    network = open_model(programs / "any.pt2", trust=True)
+    torch.testing.assert_close(features(network), Tiny().eval()((images() - MEAN) / STD))
+    stem = open_model(programs / "any.pt2", trust=True, layer="stem")
+    torch.testing.assert_close(features(stem), output_of(Tiny(), "stem").mean((2, 3)))
+    assert "stem.0" in layer_names(programs / "any.pt2", trust=True)
+    assert network.eval().requires_grad_(False).weight_hash == open_model(programs / "any.pt2", trust=True).weight_hash
+
+
+def test_an_exported_program_of_one_batch_size(programs):
+    with pytest.raises(
+        ValueError, match=r"fails on images of shape \[1, 3, 64, 64\].*see that it takes any batch size"
+    ):
+        open_model(programs / "one.pt2", trust=True, side=64)
+
+
+def test_an_exported_program_is_not_loaded_without_trust(programs, monkeypatch):
+    monkeypatch.setattr("torch.export.load", lambda *_: pytest.fail("loaded"))
+    for use in (open_model, layer_names):
+        with pytest.raises(
+            AssetError, match="any.pt2 is refused: loading an ExportedProgram can run any code .*trust=True"
+        ):
+            use(programs / "any.pt2")
+
+
+@pytest.mark.parametrize("name", ["script.pt", "any.pt2"])
+def test_damaged_programs(name, programs, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(programs / name) as whole, zipfile.ZipFile(tmp_path / name, "w") as part:
+        for member in whole.namelist():
+            content = whole.read(member)
+            part.writestr(member, content[: len(content) // 2] if member.endswith((".py", ".json")) else content)
+    with pytest.raises(AssetError, match=f"^{name} cannot be read as ") as error:
+        open_model(tmp_path / name, trust=True)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_programs(tmp_path):
+    torch.save(Tiny().state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(
+        AssetError, match="neither a TorchScript nor an ExportedProgram file.*give the file as checkpoint"
+    ):
+        open_model(tmp_path / "weights.pt")
+    with pytest.raises(AssetError, match="gone.pt: no such file"):
+        open_model(str(tmp_path / "gone.pt"))
+
+
+def test_torchscript_given_as_a_checkpoint(programs):
+    with pytest.warns(UserWarning), pytest.raises(AssetError, match="a TorchScript program, not weights alone"):
+        open_model("resnet10t", checkpoint=programs / "script.pt")

@@ -9,7 +9,8 @@ usage() {
 usage: ./run_all.sh [options]            run the notebooks of a profile
        ./run_all.sh --setup              only the set-up
        ./run_all.sh --test [pytest ...]  run the tests; what follows goes to pytest
-       ./run_all.sh --lab [jupyter ...]  open JupyterLab at the notebooks; what follows goes to it
+       ./run_all.sh --lab [jupyter ...]  open JupyterLab at 00_start_here; what follows goes to it
+       ./run_all.sh --voila [voila ...]  serve the explorer alone as a page; what follows goes to voila
        ./run_all.sh --help
 
 options:
@@ -18,6 +19,7 @@ options:
   --device auto|cpu|cuda          where networks run (default: auto, a GPU if there is one)
   --out DIR                       results go to DIR/<profile> (default: outputs/<profile>)
   --force                         do again what is finished
+  -p NAME VALUE                   a parameter of single notebooks: --only 08 -p model resnet18 -p data photos/
   --cpu-torch                     before any of the above: set up with the small CPU-only build of torch, from
                                   PyTorch's own package index, which must be within reach (or: DR_TORCH=cpu)
 
@@ -45,15 +47,18 @@ while (($#)); do
     -h | --help) usage; exit 0 ;;
     --cpu-torch) torch=cpu; shift ;;
     --setup) action=setup; shift ;;
-    --test | --lab) action=${1#--}; shift; arguments=("$@"); break ;;
+    --test | --lab | --voila) action=${1#--}; shift; arguments=("$@"); break ;;
     --profile | --device | --out)
       [[ $# -gt 1 && $2 != --* ]] || wrong "$1 needs a value"
       arguments+=("$1" "$2"); shift 2 ;;
     --profile=* | --device=* | --out=* | --force) arguments+=("$1"); shift ;;
+    -p | --parameter)
+      [[ $# -gt 2 && $2 != -* ]] || wrong "$1 needs a name and a value, such as -p model resnet18"
+      arguments+=("$1" "$2" "$3"); shift 3 ;;
     --only)
       [[ $# -gt 1 && $2 != --* ]] || wrong "--only needs the number of a notebook, such as 01"
       arguments+=("$1"); shift
-      while (($#)) && [[ $1 != --* ]]; do arguments+=("$1"); shift; done ;;
+      while (($#)) && [[ $1 != -* ]]; do arguments+=("$1"); shift; done ;;
     *) wrong "unknown option '$1'" ;;
   esac
 done
@@ -210,5 +215,10 @@ case $action in
     first=00_start_here.ipynb
     [[ -f $first ]] || first=.
     exec "$python" -m jupyterlab "$first" ${arguments[@]+"${arguments[@]}"} ;;
+  voila)
+    # An environment made by hand may lack this extra.
+    "$python" -c 'import voila' 2>/dev/null || failed "voila is not installed; pip install 'voila>=0.5.8' and try again"
+    cd "$root/notebooks"
+    exec "$python" -m voila 00_start_here.ipynb ${arguments[@]+"${arguments[@]}"} ;;
   run) exec "$python" -m dr_utils.runner ${arguments[@]+"${arguments[@]}"} ;;
 esac

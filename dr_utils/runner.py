@@ -13,13 +13,14 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dr_utils import __version__
 from dr_utils.checks import unknown
+from dr_utils.parameters import read_parameters
 from dr_utils.profiles import CHECKOUT, PROFILES, Profile, find_profile, load_profile
 from dr_utils.progress import clock
 from dr_utils.report.notebooks import DONE
@@ -51,6 +52,7 @@ class Run:
     out: Path
     device: str
     notebooks: Path = NOTEBOOKS
+    parameters: Mapping[Path, Mapping[str, object]] = field(default_factory=dict)
     say: Callable[[str], None] = field(default=print, repr=False)
 
     @property
@@ -97,8 +99,8 @@ def find_notebooks(folder: Path = NOTEBOOKS, only: Sequence[str] | None = None) 
 def fingerprint(notebook: Path, run: Run) -> str:
     """SHA-256 of all that a notebook's result depends on.
 
-    Its own cells (without outputs), the profile, the sources and data of ``dr_utils``, the device and the versions
-    of the libraries that compute. Tables and figures follow from these.
+    Its own cells (without outputs), the profile, its own parameters, the sources and data of ``dr_utils``, the device
+    and the versions of the libraries that compute. Tables and figures follow from these.
     """
     content = json.loads(notebook.read_text(encoding="utf-8"))
     cells = [[cell["cell_type"], "".join(cell["source"])] for cell in content["cells"]]
@@ -112,6 +114,7 @@ def fingerprint(notebook: Path, run: Run) -> str:
         "cells": cells,
         "profile": run.profile.fingerprint(),
         "device": run.device,
+        "parameters": dict(run.parameters.get(notebook, {})),
         "sources": {str(path.relative_to(package)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sources},
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }
@@ -157,6 +160,7 @@ def run_notebook(notebook: Path, run: Run, label: str = "") -> Outcome:
     unfinished = run.executed / f".{notebook.stem}.{os.getpid()}.ipynb"
     inputs, start, before = fingerprint(notebook, run), time.monotonic(), _made_in(run.folder)
     parameters = {"profile": run.profile_source, "out": str(run.out), "device": run.device}
+    parameters |= run.parameters.get(notebook, {})
     try:
         failure = notebook_process.execute(notebook, unfinished, parameters, lambda line: run.say(f"{label}{line}"))
         seconds = time.monotonic() - start
@@ -214,7 +218,8 @@ def run_notebooks(notebooks: Sequence[Path], run: Run, *, force: bool = False) -
     outcomes = []
     for number, notebook in enumerate(notebooks, start=1):
         title = f"[{number}/{len(notebooks)}] {notebook.stem}"
-        if not force and is_finished(notebook, run):
+        # Parameters name files of the user's, which may have changed since.
+        if not force and notebook not in run.parameters and is_finished(notebook, run):
             run.say(f"{title}: finished earlier from the same inputs, kept (--force does it again)")
             outcomes.append(Outcome(notebook, "kept", output=run.executed / notebook.name))
             continue
@@ -297,6 +302,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="results go to DIR/<profile> (default: outputs/<profile> in the checkout)",
     )
     parser.add_argument("--force", action="store_true", help="do again what is finished")
+    parser.add_argument(
+        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="a parameter of single notebooks, such as 08's model and data",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -304,13 +313,14 @@ def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Pa
     """Check everything that can be checked before long work starts."""
     profile = load_profile(args.profile)
     notebooks = find_notebooks(folder, args.only)
+    parameters = read_parameters(args.parameter, notebooks)
     # Only now what takes seconds to import: it knows networks, tasks, devices and the cache.
     from dr_utils.study import Study
 
     study = Study(profile, out=args.out, device=args.device)
     path = find_profile(args.profile)
     source = path.stem if path.parent == PROFILES else str(path)
-    run = Run(profile, source, study.folder.parent, study.device.type, folder, say)
+    run = Run(profile, source, study.folder.parent, study.device.type, folder, parameters, say)
     try:
         run.executed.mkdir(parents=True, exist_ok=True)
         probe = run.executed / f".{os.getpid()}.probe"

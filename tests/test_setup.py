@@ -141,6 +141,7 @@ def test_help_names_every_option_and_sets_nothing_up(bare):
         "--setup",
         "--test",
         "--lab",
+        "--voila",
         "--cpu-torch",
         "DR_HOME",
         "DR_TORCH",

@@ -1,0 +1,154 @@
+"""The notebooks and the report as people meet them: in JupyterLab, in a real browser."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from browser_parts import REPAINT, browser, chromium, lab, picture, place_notebook, run_all
+from browser_parts import finished as finished_running
+from PIL import Image
+
+from dr_utils.explore import Readings
+from dr_utils.study import read_tables
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.archives,
+    pytest.mark.skipif(chromium() is None, reason="needs Chromium (Debian: apt-get install chromium)"),
+]
+TINY = Path(__file__).parent / "profiles" / "tiny.yaml"
+WIDE = {"width": 1400, "height": 1300}
+
+
+@pytest.fixture
+def parameters(finished):
+    return {"profile": str(TINY), "out": str(finished.parent), "device": "cpu"}
+
+
+def readout(page, place: int = 0) -> str:
+    return " ".join(page.locator(".dr-readout").nth(place).inner_text().split())
+
+
+def moved(page, place: int, key: str) -> None:
+    """Press a key on the handle of a slider and wait for the readout to change."""
+    page.locator(".noUi-handle").nth(place).focus()
+    assert page.evaluate(REPAINT, key) is not None, "the readout did not change"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_explorer_shows_the_tables_numbers_wherever_its_sliders_are(finished, parameters, tmp_path, theme):
+    place_notebook("00_start_here", tmp_path, **parameters)
+    readings = Readings(read_tables(finished / "tables"))
+    model, task = next(iter(readings.networks.values())), next(iter(readings.tasks.values()))
+    fractions, deltas = readings.fractions([model], task), readings.deltas
+
+    def shown(fraction, delta) -> bool:
+        point = readings.point(model, task, fraction, delta)
+        found = readout(page)
+        rules = ["{:.3f} [{:.2f}, {:.2f}]".format(*point.redundancy[rule]) for rule in ("first", "nearest")]
+        return f"{point.n_neurons} of {point.width} {point.accuracy:.3f} ± {point.spread:.3f}" in found and all(
+            rule in found for rule in rules
+        )
+
+    with lab(tmp_path, theme) as address, browser() as opened:
+        page = opened.new_page(viewport=WIDE)
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        run_all(page, address.format("00_start_here.ipynb"))
+        page.wait_for_selector(".bqplot svg")
+        f, d = fractions.index(0.2), deltas.index(0.9)
+        assert shown(fractions[f], deltas[d])
+        for key, step in (("ArrowLeft", -1), ("ArrowRight", 1), ("ArrowRight", 1)):
+            moved(page, 0, key)
+            f += step
+            assert shown(fractions[f], deltas[d]), (fractions[f], deltas[d], readout(page))
+        for key, step in (("ArrowRight", 1), ("ArrowLeft", -1), ("ArrowLeft", -1)):
+            moved(page, 1, key)
+            d += step
+            assert shown(fractions[f], deltas[d]), (fractions[f], deltas[d], readout(page))
+        page.get_by_role("button", name="draw 50").click()
+        page.wait_for_function("() => /5\\d draws, mean/.test(document.body.innerText)")
+        page.locator(".dr-readout").first.scroll_into_view_if_needed()
+        # Marks are drawn and lie inside the axes: a point, its curve, bars of the histogram and of the classes.
+        assert page.locator(".bqplot svg").count() == 3
+        assert page.locator(".bqplot svg rect.bar, .bqplot svg .bar").count() > 10
+        picture(page, f"00_start_here_{theme}")
+        assert not errors
+
+
+def test_state_survives_running_the_cells_again(finished, parameters, tmp_path):
+    place_notebook("05_mrl", tmp_path, **parameters)
+    with lab(tmp_path) as address, browser() as opened:
+        page = opened.new_page(viewport=WIDE)
+        run_all(page, address.format("05_mrl.ipynb"))
+        page.wait_for_selector(".dr-readout")
+        before = readout(page)
+        moved(page, 0, "ArrowRight")
+        after = readout(page)
+        assert after != before
+        page.locator(".dr-readout").first.scroll_into_view_if_needed()
+        picture(page, "05_mrl_slider")
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name=re.compile("^Run All Cells")).first.click()
+        finished_running(page)
+        assert readout(page) == after
+
+
+def test_report_has_every_picture_and_no_dead_link(finished):
+    with browser() as opened:
+        for name, size, theme in (("wide", WIDE, "light"), ("phone", {"width": 390, "height": 844}, "dark")):
+            page = opened.new_page(viewport=size, color_scheme=theme)
+            requests = []
+            page.on("request", lambda request, seen=requests: seen.append(request.url))
+            page.goto((finished / "report.html").as_uri())
+            pictures = page.evaluate("() => [...document.images].map(i => [i.complete && i.naturalWidth > 300, i.alt])")
+            assert len(pictures) == len(list((finished / "figures").glob("*.png")))
+            assert all(loaded and alt for loaded, alt in pictures)
+            links = page.evaluate("() => [...document.querySelectorAll('a[href]')].map(a => a.getAttribute('href'))")
+            local = [link for link in links if not re.match(r"https?:|mailto:", link)]
+            assert len(local) > 20
+            for link in local:
+                path, _, anchor = link.partition("#")
+                assert not path or (finished / path).is_file(), link
+                assert path or page.locator(f"[id='{anchor}']").count() == 1, link
+            outside = [url for url in requests if not url.startswith(("file:", "data:"))]
+            assert not outside, "the page asks for something from elsewhere"
+            wide = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert wide <= 0, "the page scrolls sideways"
+            picture(page, f"report_{name}_{theme}")
+
+
+def test_own_pictures_get_a_recommendation(finished, parameters, tmp_path):
+    """A folder of plain coloured squares, with noise: two classes that any network tells apart."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 24), ("test", 12)):
+        for name, colour in (("red", (220, 40, 30)), ("blue", (30, 60, 220)), ("green", (40, 200, 60))):
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = np.clip(np.array(colour) + rng.normal(0, 40, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    (tmp_path / "pictures" / "train" / "red" / "notes.txt").write_text("no picture")
+    own = {"model": "small_resnet", "data": str(tmp_path / "pictures"), "resolution": None, "seeds": [1, 2]}
+    place_notebook("08_your_own_model", tmp_path, **parameters | {"out": str(tmp_path / "out")} | own)
+    with lab(tmp_path) as address, browser() as opened:
+        page = opened.new_page(viewport=WIDE)
+        run_all(page, address.format("08_your_own_model.ipynb"))
+        page.wait_for_selector(".dr-recommendation", timeout=180_000)
+        rows = page.locator(".dr-recommendation tr").all_inner_texts()
+        assert len(rows) == 4
+        expected = pd.read_csv(tmp_path / "out" / "tiny" / "tables" / "own_recommendation.csv")
+        for row, answer in zip(rows[1:], expected.itertuples(), strict=True):
+            assert f"{answer.neurons} of 512" in row and f"{answer.full:.3f}" in row
+        assert expected["full"].iloc[0] > 0.9
+        page.locator(".dr-recommendation").scroll_into_view_if_needed()
+        picture(page, "08_your_own_model")
+        # A slip in the field is told where it was made, and the answer before it stays.
+        page.get_by_label("model").fill("smal_resnet")
+        page.get_by_role("button", name="measure").click()
+        page.wait_for_function("() => document.body.innerText.includes('nearest first: small_resnet')")
+        assert page.locator(".dr-recommendation").count() == 1

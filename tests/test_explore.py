@@ -10,6 +10,7 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from synthetic_tables import build, network, saturating, task
 
 from dr_utils import explore
@@ -430,3 +431,53 @@ def test_what_stops_it_is_shown_and_the_rest_is_offered_again(failure, said):
     assert widget.button.description == "compute 1 cells"
     widget.button.click()
     assert study.asked == [("a", "u"), ("b", "u"), ("b", "u")] and widget.children[0].value == "done"
+
+
+# ---- one's own network and data
+
+
+@pytest.fixture
+def own_files(tmp_path):
+    """Features of two classes that differ in some neurons, and their labels."""
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    np.save(tmp_path / "features.npy", (rng.normal(size=(120, 16)) + 2 * y[:, None]).astype(np.float32))
+    np.save(tmp_path / "labels.npy", y)
+    return {"features": str(tmp_path / "features.npy"), "labels": str(tmp_path / "labels.npy")}
+
+
+def test_form_measures_shows_and_keeps_the_answer_when_a_slip_is_made(own_files):
+    form, shown_widget = explore.own_form(own_files, {"device": "cpu"}, solver="ridge", seeds=[1, 2])
+    assert shown_widget is form and "84 train and 36 test samples" in text(form.status.value)
+    table, panel = form.result.children
+    row = form.answer.recommendation().iloc[0]
+    assert f"{row.neurons:.0f} of 16" in text(table.value) and f"{row.accuracy:.3f}" in text(table.value)
+    assert isinstance(panel, explore.Explorer) and "fresh neurons" in panel.similarity.heading.value
+    before = form.answer
+    form.fields["features"].value = "nothing.npy"
+    form.button.click()
+    assert "This did not work" in form.status.value and form.answer is before and not form.button.disabled
+
+
+def test_form_without_a_person_gives_the_table_or_the_error(own_files, monkeypatch):
+    monkeypatch.setenv(HEADLESS, "1")
+    _, html = explore.own_form(own_files, {"device": "cpu"}, solver="ridge", seeds=[1])
+    assert "dr-recommendation" in html.data
+    with pytest.raises(ValueError, match="unknown network 'smal_resnet'.*nearest first: small_resnet"):
+        explore.own_form({"model": "smal_resnet", "data": "digits"}, {"device": "cpu"})
+    with pytest.raises(ValueError, match="no data given: name a task"):
+        explore.own_form({"model": "small_resnet"}, {"device": "cpu"})
+
+
+def test_form_keeps_an_object_until_its_field_is_changed(monkeypatch):
+    given, module = [], torch.nn.Linear(2, 2)
+
+    def load(**arguments):
+        given.append(arguments["model"])
+        raise ValueError("seen")
+
+    monkeypatch.setattr("dr_utils.explore.own.load", load)
+    form, _ = explore.own_form({"model": module, "data": "digits"}, {})
+    form.fields["model"].value = "small_resnet"
+    form.button.click()
+    assert given[0] is module and given[1] == "small_resnet"

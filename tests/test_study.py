@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from dr_utils.profiles import Profile
 from dr_utils.redundancy import diffused_redundancy
 from dr_utils.study import CELL_TABLES, Study, read_tables
 from dr_utils.study.cell import CellSpec, compute_cell
+from dr_utils.study.store import store_cell
 from dr_utils.subsets import fit_projection, random_subsets
 
 FRACTIONS = [0.05, 0.2, 0.5, 1.0]
@@ -277,3 +279,20 @@ def test_index_is_readable(tiny, profile):
     study.run()
     index = json.loads((study.tables_folder / "cells.json").read_text())
     assert set(index) == {"tiny_a/digits", "tiny_bb/digits"}
+
+
+def test_two_studies_that_store_one_cell_at_once_both_end_well(tmp_path):
+    tables = {"probes": pd.DataFrame({"a": range(2000)})}
+    folder = tmp_path / "cell"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: store_cell(folder, tables, {"i": i}), range(40)))
+    assert len(pd.read_csv(folder / "probes.csv")) == 2000 and (folder / "done").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "cell"]
+
+
+def test_a_cell_that_was_interrupted_is_replaced(tmp_path):
+    folder = tmp_path / "cell"
+    folder.mkdir()
+    (folder / "probes.csv").write_text("cut sho")
+    store_cell(folder, {"probes": pd.DataFrame({"a": [1]})}, {})
+    assert list(pd.read_csv(folder / "probes.csv").a) == [1]

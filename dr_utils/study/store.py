@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 import dr_utils
 from dr_utils import assets
@@ -35,8 +36,11 @@ def store_cell(folder: Path, tables: dict[str, pd.DataFrame], about: dict) -> No
             table.to_csv(part / f"{name}.csv", index=False, lineterminator="\n")
         (part / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
         (part / "done").touch()
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+        # Two notebooks may share a cache: the address is that of the content, so the quicker one's cell serves both.
+        with FileLock(folder.parent / ".lock"):
+            if not (folder / "done").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -57,11 +57,14 @@ class OwnForm(widgets.VBox):
     source : Source or None
     answer : Answer or None
         Of the last press of the button that ended well.
+    error : Exception or None
+        What the last press ended with.
     """
 
     def __init__(self, given: Mapping[str, object], options: Mapping[str, object], *, solver: str = "sgd", seeds=(1,)):
         self.source: Source | None = None
         self.answer: Answer | None = None
+        self.error: Exception | None = None
         self._options, self._measuring = dict(options), {"solver": solver, "seeds": list(seeds)}
         style, wide = {"description_width": "7.5em"}, widgets.Layout(width="100%")
         self.fields = {
@@ -83,14 +86,14 @@ class OwnForm(widgets.VBox):
 
     def measure(self) -> None:
         """Extract, measure and show; what goes wrong is shown where the button is."""
-        self.button.disabled, self.status.value = True, "measuring ..."
+        self.button.disabled, self.status.value, self.error = True, "measuring ...", None
         try:
             chosen = {name: self._given(name) for name in FIELDS}
             chosen |= {name: chosen[name] or "" for name in ("model", "data")}
             self.source = load(**chosen, **self._options)
             self.answer = self.source.answer(**self._measuring, device=self._options.get("device", "auto"))
         except (ValueError, RuntimeError, OSError) as error:
-            self.status.value = f"<b>This did not work:</b> {html.escape(str(error))}"
+            self.status.value, self.error = f"<b>This did not work:</b> {html.escape(str(error))}", error
             return
         finally:
             self.button.disabled = False
@@ -122,6 +125,6 @@ def own_form(given: Mapping[str, object], options: Mapping[str, object], **measu
     form.measure()
     if not headless():
         return form, form
-    if form.answer is None:
-        raise ValueError(form.status.value.partition("</b> ")[2])
+    if form.error is not None:
+        raise form.error
     return form, HTML(f"<p>{form.status.value}</p>{recommendation_table(form.answer)}")

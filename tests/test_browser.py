@@ -59,7 +59,7 @@ def test_explorer_shows_the_tables_numbers_wherever_its_sliders_are(finished, pa
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         run_all(page, address.format("00_start_here.ipynb"))
-        page.wait_for_selector(".bqplot svg")
+        page.wait_for_selector(".bqplot")
         f, d = fractions.index(0.2), deltas.index(0.9)
         assert shown(fractions[f], deltas[d])
         for key, step in (("ArrowLeft", -1), ("ArrowRight", 1), ("ArrowRight", 1)):
@@ -74,8 +74,9 @@ def test_explorer_shows_the_tables_numbers_wherever_its_sliders_are(finished, pa
         page.wait_for_function("() => /5\\d draws, mean/.test(document.body.innerText)")
         page.locator(".dr-readout").first.scroll_into_view_if_needed()
         # Marks are drawn and lie inside the axes: a point, its curve, bars of the histogram and of the classes.
-        assert page.locator(".bqplot svg").count() == 3
-        assert page.locator(".bqplot svg rect.bar, .bqplot svg .bar").count() > 10
+        assert page.locator(".bqplot svg.svg-figure").count() == 3
+        assert page.locator(".bqplot path.dot").count() > 1
+        assert page.locator(".bqplot svg.svg-figure rect").count() > 20
         picture(page, f"00_start_here_{theme}")
         assert not errors
 

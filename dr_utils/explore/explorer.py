@@ -91,9 +91,9 @@ class Explorer(widgets.VBox):
     def _compose(self, note: str) -> None:
         self.similarity.children = [*self.similarity.children, widgets.HBox([self.again, self.many])]
         left = widgets.VBox([self.networks, self.task, self.detail], layout=widgets.Layout(flex="1 1 320px"))
-        right = widgets.VBox([self.fraction, self.delta, self.readout], layout=widgets.Layout(flex="2 1 420px"))
+        right = widgets.VBox([self.fraction, self.delta], layout=widgets.Layout(flex="2 1 420px"))
         row = widgets.Layout(display="flex", flex_flow="row wrap", width="100%")
-        rows = [widgets.Box([left, right], layout=row)]
+        rows = [widgets.Box([left, right], layout=row), self.readout]
         rows.append(widgets.Box([self.accuracy, self.similarity, self.classes], layout=row))
         super().__init__([*rows, widgets.HTML(f"<small>{html.escape(note)}</small>")])
 

@@ -43,7 +43,7 @@ def main() -> None:
         with lab(Path(folder)) as address, browser() as opened:
             page = opened.new_page(viewport={"width": 1400, "height": 1300})
             run_all(page, address.format("00_start_here.ipynb"))
-            page.wait_for_selector(".bqplot svg", timeout=120_000)
+            page.wait_for_selector(".bqplot", timeout=120_000)
             for networks in (1, 4):
                 names = page.locator("select[multiple] option").all_inner_texts()[:networks]
                 page.locator("select[multiple]").select_option(names)

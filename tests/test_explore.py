@@ -18,6 +18,7 @@ from dr_utils.cka import CKAStatistics, linear_cka
 from dr_utils.explore import explorer as explorer_module
 from dr_utils.explore import figures, sliders
 from dr_utils.explore.draws import FIRST_SEED, Draws
+from dr_utils.explore.own import own_form
 from dr_utils.explore.shown import HEADLESS, per_cent, shown
 from dr_utils.explore.start import Missing
 from dr_utils.features import Features
@@ -447,7 +448,7 @@ def own_files(tmp_path):
 
 
 def test_form_measures_shows_and_keeps_the_answer_when_a_slip_is_made(own_files):
-    form, shown_widget = explore.own_form(own_files, {"device": "cpu"}, solver="ridge", seeds=[1, 2])
+    form, shown_widget = own_form(own_files, {"device": "cpu"}, solver="ridge", seeds=[1, 2])
     assert shown_widget is form and "84 train and 36 test samples" in text(form.status.value)
     table, panel = form.result.children
     row = form.answer.recommendation().iloc[0]
@@ -461,12 +462,12 @@ def test_form_measures_shows_and_keeps_the_answer_when_a_slip_is_made(own_files)
 
 def test_form_without_a_person_gives_the_table_or_the_error(own_files, monkeypatch):
     monkeypatch.setenv(HEADLESS, "1")
-    _, html = explore.own_form(own_files, {"device": "cpu"}, solver="ridge", seeds=[1])
+    _, html = own_form(own_files, {"device": "cpu"}, solver="ridge", seeds=[1])
     assert "dr-recommendation" in html.data
     with pytest.raises(ValueError, match="unknown network 'smal_resnet'.*nearest first: small_resnet"):
-        explore.own_form({"model": "smal_resnet", "data": "digits"}, {"device": "cpu"})
+        own_form({"model": "smal_resnet", "data": "digits"}, {"device": "cpu"})
     with pytest.raises(ValueError, match="no data given: name a task"):
-        explore.own_form({"model": "small_resnet"}, {"device": "cpu"})
+        own_form({"model": "small_resnet"}, {"device": "cpu"})
 
 
 def test_form_keeps_an_object_until_its_field_is_changed(monkeypatch):
@@ -477,7 +478,7 @@ def test_form_keeps_an_object_until_its_field_is_changed(monkeypatch):
         raise ValueError("seen")
 
     monkeypatch.setattr("dr_utils.explore.own.load", load)
-    form, _ = explore.own_form({"model": module, "data": "digits"}, {})
+    form, _ = own_form({"model": module, "data": "digits"}, {})
     form.fields["model"].value = "small_resnet"
     form.button.click()
     assert given[0] is module and given[1] == "small_resnet"

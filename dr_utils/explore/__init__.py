@@ -3,8 +3,7 @@
 from dr_utils.explore import figures
 from dr_utils.explore.explorer import Explorer
 from dr_utils.explore.matrix import cka_matrix
-from dr_utils.explore.own import OwnForm, own_form
 from dr_utils.explore.readings import Point, Readings
 from dr_utils.explore.start import start
 
-__all__ = ["Explorer", "OwnForm", "Point", "Readings", "cka_matrix", "figures", "own_form", "start"]
+__all__ = ["Explorer", "Point", "Readings", "cka_matrix", "figures", "start"]

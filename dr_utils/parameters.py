@@ -68,6 +68,7 @@ def _value(text: str) -> object:
         return text
 
 
-def shown(parameters: Mapping[str, object]) -> str:
-    """Parameters in one line."""
-    return ", ".join(f"{name} {value}" for name, value in parameters.items())
+def names_files(parameters: Mapping[str, object]) -> bool:
+    """Whether any value is the path of something that is there."""
+    return any(isinstance(value, str) and Path(value).is_absolute() and Path(value).exists()
+               for value in parameters.values())  # fmt: skip

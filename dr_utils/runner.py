@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dr_utils import __version__
 from dr_utils.checks import unknown
-from dr_utils.parameters import read_parameters
+from dr_utils.parameters import names_files, read_parameters
 from dr_utils.profiles import CHECKOUT, PROFILES, Profile, find_profile, load_profile
 from dr_utils.progress import clock
 from dr_utils.report.notebooks import DONE
@@ -218,8 +218,9 @@ def run_notebooks(notebooks: Sequence[Path], run: Run, *, force: bool = False) -
     outcomes = []
     for number, notebook in enumerate(notebooks, start=1):
         title = f"[{number}/{len(notebooks)}] {notebook.stem}"
-        # Parameters name files of the user's, which may have changed since.
-        if not force and notebook not in run.parameters and is_finished(notebook, run):
+        # Files of the user's may have changed since.
+        again = force or names_files(run.parameters.get(notebook, {}))
+        if not again and is_finished(notebook, run):
             run.say(f"{title}: finished earlier from the same inputs, kept (--force does it again)")
             outcomes.append(Outcome(notebook, "kept", output=run.executed / notebook.name))
             continue

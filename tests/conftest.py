@@ -42,6 +42,10 @@ def active_environment(tmp_path) -> dict[str, str]:
     return kept | {"VIRTUAL_ENV": str(tmp_path / "active"), "UV_OFFLINE": "1", "PIP_NO_INDEX": "1"}
 
 
+# What notebook 08 is given in tests: nothing that takes long.
+OWN = ["-p", "model", "small_resnet", "-p", "data", "digits", "-p", "limit", "100", "-p", "seeds", "[1, 2]"]
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
     """The results folder of one run of all notebooks, on a profile of a few images."""
@@ -49,6 +53,6 @@ def finished(tmp_path_factory) -> Path:
 
     out = tmp_path_factory.mktemp("outputs")
     profile = ROOT / "tests" / "profiles" / "tiny.yaml"
-    status = runner.main(["--profile", str(profile), "--out", str(out), "--device", "cpu"])
+    status = runner.main(["--profile", str(profile), "--out", str(out), "--device", "cpu", *OWN])
     assert status == 0, "a notebook failed; its cell and error stand in the captured output"
     return out / "tiny"

@@ -9,6 +9,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import OWN
 from PIL import Image
 
 from dr_utils import runner
@@ -133,7 +134,7 @@ def test_claims_table_is_complete_and_says_why(finished):
 def test_a_second_run_keeps_everything(finished, capsys):
     profile = Path(__file__).parent / "profiles" / "tiny.yaml"
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
-    assert runner.main(["--profile", str(profile), "--out", str(finished.parent), "--device", "cpu"]) == 0
+    assert runner.main(["--profile", str(profile), "--out", str(finished.parent), "--device", "cpu", *OWN]) == 0
     assert capsys.readouterr().out.count("kept") >= len(NOTEBOOKS)
     assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
 

@@ -7,7 +7,7 @@ import json
 import nbformat
 import pytest
 
-from dr_utils.parameters import names_in, read_parameters, shown
+from dr_utils.parameters import names_files, names_in, read_parameters
 
 
 @pytest.fixture
@@ -33,6 +33,7 @@ def test_values_are_what_they_look_like_and_paths_are_made_whole(notebooks, tmp_
     monkeypatch.chdir(tmp_path)
     found = read_parameters([("model", "resnet18"), ("data", "photos"), ("limit", "200")], notebooks)
     assert found == {notebooks[1]: {"model": "resnet18", "data": str(tmp_path / "photos"), "limit": 200}}
+    assert names_files(found[notebooks[1]]) and not names_files({"model": "resnet18", "limit": 3})
     assert read_parameters([], notebooks) == {}
     values = [
         ("[0.1, 0.5]", [0.1, 0.5]),
@@ -43,7 +44,6 @@ def test_values_are_what_they_look_like_and_paths_are_made_whole(notebooks, tmp_
     ]
     for text, value in values:
         assert read_parameters([("model", text)], notebooks)[notebooks[1]] == {"model": value}
-    assert shown({"model": "resnet18", "limit": 3}) == "model resnet18, limit 3"
 
 
 @pytest.mark.parametrize(

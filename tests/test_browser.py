@@ -149,7 +149,7 @@ def test_own_pictures_get_a_recommendation(finished, parameters, tmp_path):
         page.locator(".dr-recommendation").scroll_into_view_if_needed()
         picture(page, "08_your_own_model")
         # A slip in the field is told where it was made, and the answer before it stays.
-        page.get_by_label("model").fill("smal_resnet")
+        page.get_by_role("textbox", name="model").fill("smal_resnet")
         page.get_by_role("button", name="measure").click()
         page.wait_for_function("() => document.body.innerText.includes('nearest first: small_resnet')")
         assert page.locator(".dr-recommendation").count() == 1

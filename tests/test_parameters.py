@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 
 import nbformat
@@ -26,6 +27,14 @@ def notebooks(tmp_path):
 
 def test_names_are_those_of_the_parameters_cell(notebooks):
     assert names_in(notebooks[0]) == [] and names_in(notebooks[1]) == ["model", "data", "limit"]
+
+
+def test_every_parameter_of_the_shipped_notebooks_can_be_given(root):
+    for path in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+        assigned = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+        assert set(names_in(path)) | {"profile", "out", "device"} == assigned, path.name
 
 
 def test_values_are_what_they_look_like_and_paths_are_made_whole(notebooks, tmp_path, monkeypatch):

@@ -25,10 +25,11 @@ class PlainProgress:
         total: int | None = None,
         unit: str = "it",
         every: float | None = None,
+        even: bool = True,
     ):
         if total is None and hasattr(iterable, "__len__"):
             total = len(iterable)
-        self.iterable, self.desc, self.total, self.unit = iterable, desc, total, unit
+        self.iterable, self.desc, self.total, self.unit, self.even = iterable, desc, total, unit, even
         self.every = float(os.environ.get("DR_PROGRESS_SECONDS", 10)) if every is None else every
         self.n = 0
         self._start = self._last = time.monotonic()
@@ -60,7 +61,7 @@ class PlainProgress:
         else:
             line += f" {self.unit}"
         line += f", {clock(spent)}"
-        if self.total and 0 < self.n < self.total:
+        if self.even and self.total and 0 < self.n < self.total:
             line += f", about {clock(spent / self.n * (self.total - self.n))} left"
         print(line, file=sys.stderr, flush=True)
 
@@ -77,7 +78,15 @@ class PlainProgress:
         self.close()
 
 
-def progress(iterable: Iterable | None = None, desc: str = "", total: int | None = None, unit: str = "it", **kwargs):
+def progress(
+    iterable: Iterable | None = None,
+    desc: str = "",
+    total: int | None = None,
+    unit: str = "it",
+    *,
+    even: bool = True,
+    **kwargs,
+):
     """Wrap an iterable, or count by hand with ``update``, and show how far the work is.
 
     Parameters
@@ -90,6 +99,8 @@ def progress(iterable: Iterable | None = None, desc: str = "", total: int | None
         How many steps there are, where the iterable does not know.
     unit : str
         What is counted, such as "images".
+    even : bool
+        Whether steps take about as long as each other; otherwise no time left is foretold, since it would be wrong.
     **kwargs
         Passed on to tqdm.
 
@@ -104,9 +115,11 @@ def progress(iterable: Iterable | None = None, desc: str = "", total: int | None
     # A bar redraws itself: right on a terminal and in a notebook opened by hand, thousands of lines in a file.
     by_hand = "ipykernel" in sys.modules or sys.stderr.isatty()
     if mode == "plain" or (mode == "" and not by_hand):
-        return PlainProgress(iterable, desc, total, unit)
+        return PlainProgress(iterable, desc, total, unit, even=even)
     from tqdm.auto import tqdm
 
+    if not even:
+        kwargs.setdefault("bar_format", "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}]")
     # A bar that never moves says nothing.
     empty = total == 0 or (hasattr(iterable, "__len__") and len(iterable) == 0)
     return tqdm(iterable, desc=desc, total=total, unit=unit, disable=mode == "off" or empty, **kwargs)

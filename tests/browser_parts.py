@@ -56,8 +56,11 @@ def browser() -> Iterator:
 
 
 @contextlib.contextmanager
-def server(command: list[str], folder: Path, ready: str) -> Iterator[int]:
-    """A server of Jupyter's on a free port of 127.0.0.1; `ready` is the path that answers when it is up."""
+def server(command: list[str], folder: Path, ready: str | None = None) -> Iterator[int]:
+    """A server of Jupyter's on a free port of 127.0.0.1; `ready` is a path that answers when it is up.
+
+    Without one it is enough that the port is open: asking Voila for its page would start a kernel.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -72,7 +75,7 @@ def server(command: list[str], folder: Path, ready: str) -> Iterator[int]:
         try:
             end = time.monotonic() + START
             while True:
-                with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{ready}", timeout=5):
+                with contextlib.suppress(OSError), _knock(port, ready):
                     break
                 if process.poll() is not None or time.monotonic() > end:
                     raise RuntimeError(f"{command[0]} did not start:\n{(folder / 'server.log').read_text()[-2000:]}")
@@ -83,6 +86,12 @@ def server(command: list[str], folder: Path, ready: str) -> Iterator[int]:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(20)
             process.kill()
+
+
+def _knock(port: int, path: str | None):
+    if path is None:
+        return socket.create_connection(("127.0.0.1", port), timeout=5)
+    return urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5)
 
 
 @contextlib.contextmanager

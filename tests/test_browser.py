@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from browser_parts import REPAINT, browser, chromium, lab, picture, place_notebook, run_all
+import yaml
+from browser_parts import REPAINT, browser, chromium, lab, picture, place_notebook, run_all, server
 from browser_parts import finished as finished_running
 from PIL import Image
 
@@ -79,6 +80,47 @@ def test_explorer_shows_the_tables_numbers_wherever_its_sliders_are(finished, pa
         assert page.locator(".bqplot svg.svg-figure rect").count() > 20
         picture(page, f"00_start_here_{theme}")
         assert not errors
+
+
+def test_what_is_missing_is_computed_by_the_button(finished, parameters, tmp_path):
+    """Notebook 00 without a run behind it."""
+    small = yaml.safe_load(TINY.read_text()) | {"networks": ["small_resnet"], "selections": [{"selection": "random"}]}
+    small["tasks"] = {"digits": {"train": 120, "test": 70, "resolution": 32, "eval_sets": ["test"]}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    own = {"profile": str(tmp_path / "small.yaml"), "out": str(tmp_path / "out")}
+    place_notebook("00_start_here", tmp_path, **parameters | own)
+    with lab(tmp_path) as address, browser() as opened:
+        page = opened.new_page(viewport=WIDE)
+        run_all(page, address.format("00_start_here.ipynb"))
+        button = page.get_by_role("button", name="compute 1 cell")
+        button.wait_for()
+        assert "small_resnet: digits" in page.locator(".jp-Notebook").inner_text()
+        assert page.locator(".dr-readout").count() == 0 and not (tmp_path / "out" / "small" / "tables").exists()
+        button.scroll_into_view_if_needed()
+        picture(page, "00_start_here_missing")
+        button.click()
+        page.wait_for_selector(".dr-readout", timeout=180_000)
+        tables = read_tables(tmp_path / "out" / "small" / "tables")
+        point = Readings(tables).point("small_resnet", "digits", 0.2, 0.9)
+        assert f"{point.n_neurons} of 512 {point.accuracy:.3f} ± {point.spread:.3f}" in readout(page)
+
+
+def test_explorer_alone_is_a_page_with_the_tables_numbers(finished, parameters, tmp_path):
+    pytest.importorskip("voila", reason="needs the extra voila")
+    notebook = place_notebook("00_start_here", tmp_path, **parameters)
+    readings = Readings(read_tables(finished / "tables"))
+    model, task = next(iter(readings.networks.values())), next(iter(readings.tasks.values()))
+    fractions = readings.fractions([model], task)
+    command = ["voila", "--no-browser", notebook.name]
+    with server(command, tmp_path) as port, browser() as opened:
+        page = opened.new_page(viewport=WIDE)
+        page.goto(f"http://127.0.0.1:{port}/", timeout=180_000)
+        page.wait_for_selector(".bqplot", timeout=180_000)
+        assert "from dr_utils import" not in page.locator("body").inner_text(), "code is shown"
+        moved(page, 0, "ArrowRight")
+        point = readings.point(model, task, fractions[fractions.index(0.2) + 1], 0.9)
+        assert f"{point.n_neurons} of {point.width} {point.accuracy:.3f} ± {point.spread:.3f}" in readout(page)
+        picture(page, "explorer_voila")
 
 
 def test_state_survives_running_the_cells_again(finished, parameters, tmp_path):

@@ -429,7 +429,7 @@ def test_what_stops_it_is_shown_and_the_rest_is_offered_again(failure, said):
     widget = Missing(study, study.missing(), show=lambda study, tables: widgets.Label("done"))
     widget.button.click()
     assert said in text(widget.status.value) and not widget.button.disabled
-    assert widget.button.description == "compute 1 cells"
+    assert widget.button.description == "compute 1 cell"
     widget.button.click()
     assert study.asked == [("a", "u"), ("b", "u"), ("b", "u")] and widget.children[0].value == "done"
 

@@ -291,6 +291,13 @@ def test_plain_progress_prints_whole_lines_rarely(capsys, monkeypatch):
     assert lines[-1].startswith("reading: 8 of 8 images (100 %)")
 
 
+def test_time_left_is_foretold_of_even_steps_only(capsys):
+    for even in (True, False):
+        with progress_module.PlainProgress(total=4, desc="cells", unit="cell", every=0, even=even) as bar:
+            bar.update(1)
+        assert ("left" in capsys.readouterr().err) is even
+
+
 def test_quick_work_shows_no_progress(capsys):
     with progress_module.PlainProgress(total=3, desc="quick") as bar:
         bar.update(3)

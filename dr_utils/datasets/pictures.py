@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -112,7 +113,8 @@ def decode_all(
     AssetError
         More than half of a class cannot be read.
     """
-    with ThreadPoolExecutor() as pool, progress(total=len(index), desc=f"decoding {where}", unit="image") as bar:
+    shown = "/".join(Path(where).parts[-2:])  # a whole path would leave no room for the bar
+    with ThreadPoolExecutor() as pool, progress(total=len(index), desc=f"decoding {shown}", unit="image") as bar:
         found = []
         for result in pool.map(partial(_attempt, read, max_side), index):
             found.append(result)

@@ -57,8 +57,8 @@ class Chart(widgets.VBox):
         self.x = bq.LogScale() if log else bq.LinearScale()
         self.y = bq.LinearScale(min=0.0, max=top) if top else bq.LinearScale(min=0.0)
         self.scales = {"x": self.x, "y": self.y}
-        self.x_axis = bq.Axis(scale=self.x, label=x_label, grid_lines="none", label_offset="32px")
-        self.y_axis = bq.Axis(scale=self.y, label=y_label, side="left", label_offset="42px")
+        self.x_axis = bq.Axis(scale=self.x, label=x_label, label_color=GREY, grid_lines="none", label_offset="32px")
+        self.y_axis = bq.Axis(scale=self.y, label=y_label, label_color=GREY, side="left", label_offset="42px")
         if top == 1.0:
             self.y_axis.tick_values, self.y_axis.tick_format = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], ".1f"
         self.figure = bq.Figure(
@@ -70,7 +70,7 @@ class Chart(widgets.VBox):
 
     def head(self, text: str) -> None:
         """Set the line above the axes (HTML)."""
-        self.heading.value = f"<div style='line-height:1.35'>{text}</div>"
+        self.heading.value = f"<div style='line-height:1.35; padding-right:1.5em'>{text}</div>"
 
     def line(self, colour: str, **options) -> bq.Lines:
         """A line in these axes."""

@@ -199,10 +199,10 @@ class Explorer(widgets.VBox):
         expected, newest = draws.expected(k), values[-1]
         self.similarity.show(values, expected, newest)
         finite = np.asarray(values)[np.isfinite(values)]
-        spread = f", mean {finite.mean():.3f} ± {finite.std(ddof=1):.3f}" if len(finite) > 1 else ""
+        many = f"draws, mean {finite.mean():.3f} ± {finite.std(ddof=1):.3f}" if len(finite) > 1 else "draw"
         self.similarity.head(
             f"<b>CKA with the whole layer</b>, {html.escape(self._titles[model])}, {k} fresh neurons: newest draw "
-            f"<b>{newest:.3f}</b> (solid), expected {expected:.3f} (dashed); {len(values)} draws{spread}."
+            f"<b>{newest:.3f}</b> (solid), expected {expected:.3f} (dashed); {len(values)} {many}."
         )
 
     def _draws_of(self, model: str | None, task: str) -> Draws | None:

@@ -66,7 +66,7 @@ class OwnForm(widgets.VBox):
         self.answer: Answer | None = None
         self.error: Exception | None = None
         self._options, self._measuring = dict(options), {"solver": solver, "seeds": list(seeds)}
-        style, wide = {"description_width": "7.5em"}, widgets.Layout(width="100%")
+        style, wide = {"description_width": "7.5em"}, widgets.Layout(width="auto")
         self.fields = {
             name: widgets.Text(value=str(given.get(name) or ""), description=name, placeholder=hint, style=style,
                                layout=wide, continuous_update=False)

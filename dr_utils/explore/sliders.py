@@ -143,8 +143,11 @@ class CurveSlider(widgets.VBox):
         if not rows:
             return "nothing was measured here"
         head = ["", *map(html.escape, next(iter(rows.values())))]
-        names = {name: f"<span style='color:{self._colour[name]}'>&#9632;</span> {html.escape(name)}" for name in rows}
-        return table(head, ([names[name], *map(html.escape, columns.values())] for name, columns in rows.items()))
+        swatch = {name: f"<span style='color:{self._colour[name]}'>&#9632;</span>" for name in self.scene.series}
+        # Every line of the chart has its row, measured here or not: the table is the chart's legend.
+        cells = {name: list(rows[name].values()) if name in rows else ["not measured here"] for name in swatch}
+        padded = {name: [*found, *[""] * (len(head) - 1 - len(found))] for name, found in cells.items()}
+        return table(head, ([f"{swatch[n]} {html.escape(n)}", *map(html.escape, c)] for n, c in padded.items()))
 
 
 def _nearest(stops, wanted: float) -> float:

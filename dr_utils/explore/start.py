@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import time
 from collections.abc import Callable
 
 import ipywidgets as widgets
@@ -12,7 +11,6 @@ from dr_utils.explore.explorer import Explorer
 from dr_utils.explore.matrix import cka_matrix
 from dr_utils.explore.readings import Readings
 from dr_utils.explore.shown import headless, shown
-from dr_utils.progress import clock
 from dr_utils.study import Study
 
 
@@ -49,7 +47,7 @@ class Missing(widgets.VBox):
             f"are still to be computed.</b> What is finished is kept, also if you interrupt the kernel.<ul>{names}</ul>"
         )
         self.button = widgets.Button(
-            description=f"compute {len(missing)} cells", button_style="primary", icon="play",
+            description=_label(missing), button_style="primary", icon="play",
             layout=widgets.Layout(width="auto"),
         )  # fmt: skip
         self.bar = widgets.IntProgress(max=len(missing), layout=widgets.Layout(width="100%", display="none"))
@@ -60,17 +58,10 @@ class Missing(widgets.VBox):
     def compute(self) -> None:
         """Compute the missing cells, one after the other; an error is shown, and the button offers the rest again."""
         self.button.disabled, self.bar.layout.display = True, "flex"
-        start, tables = time.monotonic(), None
+        tables = None
         try:
             for done, (network, task) in enumerate(self.cells):
-                left = (
-                    ""
-                    if not done
-                    else f", about {clock((time.monotonic() - start) / done * (len(self.cells) - done))} left"
-                )
-                self.status.value = (
-                    f"{done + 1} of {len(self.cells)}: {html.escape(network)} on {html.escape(task)}{left}"
-                )
+                self.status.value = f"{done + 1} of {len(self.cells)}: {html.escape(network)} on {html.escape(task)}"
                 tables = self.study.run(networks=[network], tasks=[task])
                 self.bar.value = done + 1
         except KeyboardInterrupt:
@@ -84,5 +75,9 @@ class Missing(widgets.VBox):
     def _offer(self, why: str) -> None:
         self.cells = self.study.missing()
         self.status.value = f"<b>Stopped:</b> {html.escape(why)}"
-        self.button.description, self.button.disabled = f"compute {len(self.cells)} cells", False
+        self.button.description, self.button.disabled = _label(self.cells), False
         self.bar.max, self.bar.value = max(1, len(self.cells)), 0
+
+
+def _label(cells: list[tuple[str, str]]) -> str:
+    return f"compute {len(cells)} cell{'s' * (len(cells) != 1)}"

@@ -21,16 +21,25 @@ from dr_utils.profiles import CHECKOUT
 SCREENSHOTS = CHECKOUT / "outputs" / "screenshots"
 START = 180  # seconds that a server or a notebook may take on two busy cores
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
-# Resolves with the milliseconds from a key press on a slider to the frame after the readout has changed.
+# Resolves with the milliseconds from a key press on a slider to the frame after the last change of anything in its
+# output, charts and headings included; null where the readout did not change.
 REPAINT = """(key) => new Promise((done) => {
   const readout = document.querySelector('.dr-readout').closest('.widget-html-content');
+  const all = readout.closest('.jp-OutputArea-output') || document.body;
+  const before = readout.innerHTML;
   const start = performance.now();
-  new MutationObserver((_, seen) => {
-    seen.disconnect();
-    requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - start)));
-  }).observe(readout, {childList: true, subtree: true, characterData: true});
+  let last = null;
+  const seen = new MutationObserver(() => requestAnimationFrame(() => { last = performance.now(); }));
+  seen.observe(all, {childList: true, subtree: true, characterData: true, attributes: true});
   document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
-  setTimeout(() => done(null), 5000);
+  const look = setInterval(() => {
+    const now = performance.now();
+    const settled = last !== null && now - last > 250 && readout.innerHTML !== before;
+    if (!settled && now - start < 5000) return;
+    clearInterval(look);
+    seen.disconnect();
+    done(settled ? last - start : null);
+  }, 20);
 })"""
 
 

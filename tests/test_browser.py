@@ -188,6 +188,7 @@ def test_own_pictures_get_a_recommendation(finished, parameters, tmp_path):
         for row, answer in zip(rows[1:], expected.itertuples(), strict=True):
             assert f"{answer.neurons} of 512" in row and f"{answer.full:.3f}" in row
         assert expected["full"].iloc[0] > 0.9
+        assert "1 of 73 files are no pictures" in page.locator(".jp-Notebook").inner_text()
         page.locator(".dr-recommendation").scroll_into_view_if_needed()
         picture(page, "08_your_own_model")
         # A slip in the field is told where it was made, and the answer before it stays.

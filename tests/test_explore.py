@@ -238,7 +238,7 @@ def test_networks_of_several_grids_stand_side_by_side(make):
 def test_draw_again_adds_draws_that_the_histogram_holds(make):
     widget = make()
     widget.fraction.value = 0.5
-    assert "1 draws" in text(widget.similarity.heading.value)
+    assert "1 draw." in text(widget.similarity.heading.value)
     widget.again.click()
     widget.many.click()
     assert "52 draws, mean" in text(widget.similarity.heading.value)

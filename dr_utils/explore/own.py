@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import warnings
 from collections.abc import Mapping
 
 import ipywidgets as widgets
@@ -10,6 +11,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from dr_utils.cka import CKAStatistics
+from dr_utils.datasets.pictures import DataWarning
 from dr_utils.explore.explorer import Explorer
 from dr_utils.explore.readings import Readings
 from dr_utils.explore.shown import headless, per_cent, table
@@ -59,12 +61,15 @@ class OwnForm(widgets.VBox):
         Of the last press of the button that ended well.
     error : Exception or None
         What the last press ended with.
+    notes : list of str
+        What of the data was left out, and why.
     """
 
     def __init__(self, given: Mapping[str, object], options: Mapping[str, object], *, solver: str = "sgd", seeds=(1,)):
         self.source: Source | None = None
         self.answer: Answer | None = None
         self.error: Exception | None = None
+        self.notes: list[str] = []
         self._options, self._measuring = dict(options), {"solver": solver, "seeds": list(seeds)}
         style, wide = {"description_width": "7.5em"}, widgets.Layout(width="auto")
         self.fields = {
@@ -90,14 +95,21 @@ class OwnForm(widgets.VBox):
         try:
             chosen = {name: self._given(name) for name in FIELDS}
             chosen |= {name: chosen[name] or "" for name in ("model", "data")}
-            self.source = load(**chosen, **self._options)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", DataWarning)
+                self.source = load(**chosen, **self._options)
+            self.notes = [str(w.message) for w in caught if issubclass(w.category, DataWarning)]
+            for w in caught:
+                if not issubclass(w.category, DataWarning):
+                    warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
             self.answer = self.source.answer(**self._measuring, device=self._options.get("device", "auto"))
         except (ValueError, RuntimeError, OSError) as error:
             self.status.value, self.error = f"<b>This did not work:</b> {html.escape(str(error))}", error
             return
         finally:
             self.button.disabled = False
-        self.status.value = f"{self._title()}: sizes chosen on a held-out quarter of train, accuracies on test."
+        notes = "".join(f"<br>Note: {html.escape(note)}" for note in self.notes)
+        self.status.value = f"{self._title()}: sizes chosen on a held-out quarter of train, accuracies on test.{notes}"
         self.result.children = [widgets.HTML(recommendation_table(self.answer)), self._explorer()]
 
     def _title(self) -> str:

@@ -43,6 +43,23 @@ def cache_dir() -> Path:
     return folder
 
 
+def data_dir() -> Path | None:
+    """Return the folder of data sets and weights that a person has put together (`--data`, $DR_DATA); None if unset.
+
+    Raises
+    ------
+    AssetError
+        It was named and is no folder.
+    """
+    given = os.environ.get("DR_DATA")
+    if not given:
+        return None
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise AssetError(f"the data folder {folder} (--data, DR_DATA) is no folder; make it, or name another one.")
+    return folder
+
+
 def check_cache(needed_bytes: int = 0) -> Path:
     """Return the cache folder after making sure that it can be written and has `needed_bytes` bytes free.
 

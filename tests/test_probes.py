@@ -28,7 +28,10 @@ def nested(width, lengths, seeds):
     return subsets, probe_seeds
 
 
-def separate_loop(x, y, subset, n_classes, seed, *, epochs, lr, momentum, weight_decay, batch_size, step_epochs, gamma):
+def separate_loop(
+    x, y, subset, n_classes, seed, *, epochs, lr, momentum, weight_decay, batch_size, step_epochs, gamma, x_epochs=None,
+    every_epoch=False,
+):  # fmt: skip
     """One probe the ordinary way: nn.Linear, autograd, optim.SGD, StepLR."""
     layer = torch.nn.Linear(len(subset), n_classes)
     weight, bias = initial_probe(len(subset), n_classes, seed)
@@ -37,14 +40,17 @@ def separate_loop(x, y, subset, n_classes, seed, *, epochs, lr, momentum, weight
         layer.bias.copy_(bias)
     optimiser = torch.optim.SGD(layer.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, step_epochs, gamma)
-    features, labels = torch.as_tensor(x)[:, torch.as_tensor(subset)], torch.as_tensor(y)
+    labels, snapshots = torch.as_tensor(y), []
     for epoch in range(epochs):
+        shown = torch.as_tensor(x_epochs(epoch) if x_epochs else x)
+        features = shown[:, torch.as_tensor(subset)]
         for rows in sample_order(len(x), epoch, seed).split(batch_size):
             optimiser.zero_grad()
             torch.nn.functional.cross_entropy(layer(features[rows]), labels[rows]).backward()
             optimiser.step()
         schedule.step()
-    return layer.weight.detach().numpy(), layer.bias.detach().numpy()
+        snapshots.append((layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()))
+    return snapshots if every_epoch else snapshots[-1]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +82,75 @@ def test_batched_probes_equal_separate_loops(n, width, n_classes, batch_size):
             assert result.per_class_accuracy[probe, c] == pytest.approx(
                 (guess == y_test)[y_test == c].mean(), nan_ok=True
             )
+
+
+SETTINGS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "batch_size": 32, "step_epochs": 2, "gamma": 0.1}
+
+
+@pytest.mark.parametrize(("n", "width", "n_classes", "limit"), [(120, 24, 4, 1 << 30), (90, 9, 3, 0)])
+def test_features_of_each_epoch_equal_separate_loops_on_them(monkeypatch, n, width, n_classes, limit):
+    """As with images that are augmented anew every epoch: one pass feeds all probes."""
+    monkeypatch.setattr("dr_utils.probes.sgd._COPY_LIMIT", limit)
+    x, y, x_test, y_test = make_task(n, width, n_classes, seed=n)
+    noise = np.random.default_rng(1).normal(scale=0.3, size=(5, *x.shape)).astype(np.float32)
+    asked = []
+
+    def x_epochs(epoch):
+        asked.append(epoch)
+        return x + noise[epoch]
+
+    subsets, seeds = nested(width, (2, width // 2, width), seeds=(1, 4))
+    result = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=5, x_epochs=x_epochs, **SETTINGS)
+    assert asked == [0, 1, 2, 3, 4]
+    for probe, (subset, seed) in enumerate(zip(subsets, seeds, strict=True)):
+        weight, bias = separate_loop(x, y, subset, n_classes, seed, epochs=5, x_epochs=x_epochs, **SETTINGS)
+        np.testing.assert_allclose(result.weights[probe], weight, atol=1e-5)
+        np.testing.assert_allclose(result.bias[probe], bias, atol=1e-5)
+    unchanged = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=5, x_epochs=lambda epoch: x, **SETTINGS)
+    plain = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=5, **SETTINGS)
+    np.testing.assert_array_equal(unchanged.weight, plain.weight)
+    with pytest.raises(ValueError, match=r"x_epochs\(0\) must give features of shape"):
+        fit_probes(x, y, x_test, y_test, subsets, seed=seeds, x_epochs=lambda epoch: x[:-1])
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 0])
+def test_half_precision_features_are_converted_batch_by_batch(monkeypatch, limit):
+    monkeypatch.setattr("dr_utils.probes.sgd._COPY_LIMIT", limit)
+    x, y, x_test, y_test = make_task(seed=8)
+    subsets, seeds = nested(24, (3, 12, 24), (1, 2))
+    half = fit_probes(x.astype(np.float16), y, x_test, y_test, subsets, seed=seeds, epochs=4)
+    rounded = x.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(
+        half.weight, fit_probes(rounded, y, x_test, y_test, subsets, seed=seeds, epochs=4).weight
+    )
+
+
+def test_held_out_epoch_is_the_first_best_of_a_separate_loop():
+    from sklearn.model_selection import train_test_split
+
+    x, y, x_test, y_test = make_task(200, 20, 4, seed=11)
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(len(y)) < 0.3, rng.integers(0, 4, len(y)), y)  # noise, so that the last epoch is not best
+    subsets, seeds = nested(20, (2, 8, 20), seeds=(1, 2, 3))
+    settings = SETTINGS | {"step_epochs": 20}
+    result = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=8, held_out=0.2, **settings)
+    kept, out = train_test_split(np.arange(200), test_size=0.2, random_state=0, stratify=y)
+    kept = np.sort(kept)
+    chosen = []
+    for probe, (subset, seed) in enumerate(zip(subsets, seeds, strict=True)):
+        found = separate_loop(x[kept], y[kept], subset, 4, seed, epochs=8, every_epoch=True, **settings)
+        scores = [((x[out][:, subset] @ w.T + b).argmax(1) == y[out]).mean() for w, b in found]
+        chosen.append(int(np.argmax(scores)))
+        np.testing.assert_allclose(result.weights[probe], found[chosen[-1]][0], atol=1e-5)
+        np.testing.assert_allclose(result.bias[probe], found[chosen[-1]][1], atol=1e-5)
+    assert len(set(chosen)) > 1, "the test tells nothing where every probe ends with the same epoch"
+    for wrong, message in (
+        (1.0, "held_out is a share"),
+        (-0.1, "held_out is a share"),
+        (0.005, "cannot be stratified"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_probes(x, y, x_test, y_test, subsets, seed=seeds, held_out=wrong)
 
 
 def test_columns_gathered_batch_by_batch_give_the_same(monkeypatch):

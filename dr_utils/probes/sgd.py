@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from dr_utils.probes.best_epoch import BestEpoch
 from dr_utils.probes.chains import Group, group_probes
 from dr_utils.probes.result import ProbeResult, checked_data, checked_seeds, checked_subsets, evaluated
 
@@ -58,6 +59,8 @@ def fit_probes(
     seed: int | Sequence[int] = 0,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    x_epochs: Callable[[int], np.ndarray] | None = None,
+    held_out: float = 0.0,
     on_epoch: Callable[[int, int], None] | None = None,
 ) -> ProbeResult:
     """Train one linear probe per subset of neurons, all of them in one run.
@@ -69,7 +72,7 @@ def fit_probes(
     Parameters
     ----------
     x_train, x_test : float arrays of shape [n, D]
-        Features.
+        Features. In float16 they stay so on the device, and only the batch at hand is converted.
     y_train, y_test : int arrays of shape [n]
         Class indices 0 .. C-1.
     subsets : sequence of P int arrays
@@ -83,6 +86,12 @@ def fit_probes(
         Default: the CPU.
     dtype : torch.dtype
         Precision of the training.
+    x_epochs : callable, optional
+        Given the epoch, 0 .. epochs - 1, returns the train features [n, D] of that epoch, where images are
+        augmented anew: one call feeds all probes. `x_train` then decides shape and checks only.
+    held_out : float
+        Above 0, that share of train (stratified, the same for all probes) is held out, and each probe ends with the
+        weights of the epoch that is best on it, the first such one: what the published code does with a tenth.
     on_epoch : callable, optional
         Called with (epochs done, epochs) after each epoch.
 
@@ -104,29 +113,44 @@ def fit_probes(
     x_train, x_test, y_train, y_test, n_classes = checked_data(x_train, y_train, x_test, y_test)
     subsets = checked_subsets(subsets, x_train.shape[1])
     seeds = checked_seeds(seed, len(subsets))
+    if not 0 <= held_out < 1:
+        raise ValueError(f"held_out is a share of the train samples, from 0 to below 1; got {held_out!r}.")
     if epochs < 1 or batch_size < 1 or step_epochs < 1:
         raise ValueError(
             f"epochs, batch_size and step_epochs must be at least 1; got {epochs}, {batch_size}, {step_epochs}."
         )
     device = torch.device(device or "cpu")
-    x_dev = torch.as_tensor(x_train, dtype=dtype, device=device)
+    best = None
+    if held_out:
+        best = BestEpoch(x_train, y_train, held_out, subsets, device)
+        x_train, y_train = x_train[best.kept], y_train[best.kept]
+
+    def on_device(x) -> torch.Tensor:
+        x = torch.as_tensor(x, device=device)
+        return x if x.dtype == torch.float16 else x.to(dtype)
+
+    x_dev = on_device(x_train)
     y_dev = torch.as_tensor(y_train, device=device, dtype=torch.int64)
     with _workers(device) as (n_workers, run_all):
         trainers = [
-            _GroupTrainer(part, x_dev, y_dev, n_classes, momentum=momentum, weight_decay=weight_decay)
+            _GroupTrainer(part, x_dev, y_dev, n_classes, dtype, momentum=momentum, weight_decay=weight_decay)
             for group in group_probes(subsets, seeds)
             for part in group.split(n_workers)
         ]
         for epoch in range(epochs):
             rate = lr * gamma ** (epoch // step_epochs)
+            if x_epochs is not None:
+                fresh = _checked_epoch(x_epochs(epoch), best.n if best else len(x_train), x_train.shape[1], epoch)
+                fresh = on_device(fresh if best is None else fresh[best.kept])
+                for trainer in trainers:
+                    trainer.feed(fresh)
             orders = {s: sample_order(len(x_train), epoch, s).to(device) for s in sorted(set(seeds))}
             run_all(lambda trainer, rate=rate, orders=orders: trainer.epoch(orders, batch_size, rate), trainers)
+            if best is not None:
+                best.look(*_collected(trainers, len(subsets), n_classes, dtype))
             if on_epoch is not None:
                 on_epoch(epoch + 1, epochs)
-    weights: list[np.ndarray] = [None] * len(subsets)
-    bias = np.zeros((len(subsets), n_classes), dtype=torch.empty(0, dtype=dtype).numpy().dtype)
-    for trainer in trainers:
-        trainer.collect(weights, bias)
+    weights, bias = (best.weights, best.bias) if best else _collected(trainers, len(subsets), n_classes, dtype)
     diverged = [p for p, w in enumerate(weights) if not (np.isfinite(w).all() and np.isfinite(bias[p]).all())]
     for p in diverged:
         weights[p], bias[p] = np.zeros_like(weights[p]), 0.0
@@ -138,6 +162,20 @@ def fit_probes(
             stacklevel=2,
         )
     return evaluated(weights, bias, subsets, x_test, y_test, device)
+
+
+def _collected(trainers, n_probes: int, n_classes: int, dtype) -> tuple[list[np.ndarray], np.ndarray]:
+    weights: list[np.ndarray] = [None] * n_probes
+    bias = np.zeros((n_probes, n_classes), dtype=torch.empty(0, dtype=dtype).numpy().dtype)
+    for trainer in trainers:
+        trainer.collect(weights, bias)
+    return weights, bias
+
+
+def _checked_epoch(x, n: int, width: int, epoch: int):
+    if np.shape(x) != (n, width):
+        raise ValueError(f"x_epochs({epoch}) must give features of shape {(n, width)}; got {np.shape(x)}.")
+    return x
 
 
 @contextmanager
@@ -161,13 +199,12 @@ def _workers(device: torch.device):
 class _GroupTrainer:
     """SGD on the chains of one group, S chains of F nested probes each; see the module's docstring."""
 
-    def __init__(self, group: Group, x, y, n_classes: int, *, momentum: float, weight_decay: float) -> None:
-        self.group, self.x, self.y = group, x, y
+    def __init__(self, group: Group, x, y, n_classes: int, dtype, *, momentum: float, weight_decay: float) -> None:
+        self.group, self.y, self.dtype = group, y, dtype
         self.momentum, self.weight_decay, self.n_classes = momentum, weight_decay, n_classes
         n_chains, n_probes = len(group.columns), len(group.lengths)
         self.columns = torch.as_tensor(np.stack(group.columns), device=x.device)
-        copy_bytes = n_chains * x.shape[0] * self.columns.shape[1] * x.element_size()
-        self.copies = x[:, self.columns].transpose(0, 1).contiguous() if copy_bytes <= _COPY_LIMIT else None
+        self.feed(x)
         # One flat buffer with a view per block, so that momentum and decay are one operation each.
         starts = [0, *group.lengths[:-1]]
         shapes = [
@@ -176,7 +213,7 @@ class _GroupTrainer:
         ]
         sizes = [int(np.prod(shape)) for shape in shapes]
         total = sum(sizes) + n_chains * n_probes * n_classes
-        self.flat, self.velocity, self.grad = (torch.zeros(total, dtype=x.dtype, device=x.device) for _ in range(3))
+        self.flat, self.velocity, self.grad = (torch.zeros(total, dtype=dtype, device=x.device) for _ in range(3))
         self.blocks, self.grad_blocks = (
             [part.view(shape) for part, shape in zip(buffer.split([*sizes, total - sum(sizes)]), shapes, strict=False)]
             for buffer in (self.flat, self.grad)
@@ -185,16 +222,24 @@ class _GroupTrainer:
         self.spans = list(zip(starts, group.lengths, strict=True))
         for chain, chain_seed in enumerate(group.seeds):
             for probe, length in enumerate(group.lengths):
-                weight, bias = initial_probe(length, n_classes, chain_seed, x.dtype)
+                weight, bias = initial_probe(length, n_classes, chain_seed, dtype)
                 self.bias[chain, probe * n_classes : (probe + 1) * n_classes] = bias.to(x.device)
                 for j, (start, stop) in enumerate(self.spans[: probe + 1]):
                     at = (probe - j) * n_classes
                     self.blocks[j][chain, :, at : at + n_classes] = weight[:, start:stop].T.to(x.device)
 
+    def feed(self, x: torch.Tensor) -> None:
+        """Take other train features [n, D], of the same samples, for the steps to come."""
+        self.x = x
+        copy_bytes = len(self.columns) * x.shape[0] * self.columns.shape[1] * x.element_size()
+        self.copies = x[:, self.columns].transpose(0, 1).contiguous() if copy_bytes <= _COPY_LIMIT else None
+
     def _features(self, rows: torch.Tensor) -> torch.Tensor:
         if self.copies is not None:
-            return self.copies[torch.arange(len(rows), device=rows.device)[:, None], rows]
-        return torch.stack([self.x[r][:, c] for r, c in zip(rows, self.columns, strict=True)])
+            found = self.copies[torch.arange(len(rows), device=rows.device)[:, None], rows]
+        else:
+            found = torch.stack([self.x[r][:, c] for r, c in zip(rows, self.columns, strict=True)])
+        return found.to(self.dtype)
 
     @torch.no_grad()
     def epoch(self, orders: dict[int, torch.Tensor], batch_size: int, rate: float) -> None:

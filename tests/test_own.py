@@ -140,3 +140,12 @@ def test_images_of_the_suite_serve_as_data():
     assert (len(train), len(test)) == (60, 60) and train.classes == test.classes
     with pytest.raises(ValueError, match="unknown task 'digit'; known, nearest first: digits"):
         registry_images("digit")
+
+
+def test_a_numbered_layer_may_be_given_as_a_number():
+    from dr_utils.own import load
+
+    shared = {"data": "digits", "limit": 60, "resolution": None, "device": "cpu"}
+    by_number, by_name = load("small_vgg", layer=20, **shared), load("small_vgg", layer="20", **shared)
+    np.testing.assert_array_equal(by_number.train.x, by_name.train.x)
+    assert by_number.train.x.shape[1] != 512, "a layer before the penultimate one"

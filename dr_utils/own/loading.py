@@ -37,7 +37,7 @@ def load(
     data: str | Path = "",
     *,
     checkpoint: str | Path | None = None,
-    layer: str | None = None,
+    layer: str | int | None = None,
     features: str | Path | None = None,
     labels: str | Path | None = None,
     resolution: int | None = None,
@@ -79,6 +79,8 @@ def load(
     if not data:
         raise ValueError("no data given: name a task of the suite, an image folder, or a file of features.")
     # The network first: a slip in its name is told before thousands of pictures are decoded.
+    if isinstance(layer, int):  # a numbered layer, as -p layer 20 reads it
+        layer = str(layer)
     network = open_model(model, checkpoint=checkpoint, layer=layer, trust=trust)
     if str(data) in available_tasks():
         train_images, test_images = registry_images(str(data), limit=limit, seed=seed)

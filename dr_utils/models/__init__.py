@@ -1,4 +1,4 @@
-"""Networks: a registry of those that need no model hub, the zoo's small ones, and any timm model beside them."""
+"""Networks: a registry of those that need no model hub, the zoo's small ones, the paper's, and any timm model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from dr_utils import assets
 from dr_utils.assets import Asset, AssetError
 from dr_utils.checks import unknown
-from dr_utils.models import hub, keras_resnet50, torch_archives
+from dr_utils.models import hub, keras_resnet50, paper, torch_archives
 from dr_utils.models.network import Network, NetworkCard, load_state, weight_hash
 from dr_utils.zoo import RECIPES, cards
 
@@ -59,14 +59,15 @@ def _small() -> dict[str, NetworkCard]:
 
 
 def check_network(name: str) -> str:
-    """Return `name` if a network of the registry or of timm has it; nothing is fetched.
+    """Return `name` if a network of the registry, of the paper or of timm has it; nothing is fetched.
 
     Raises
     ------
     ValueError
-        Nobody knows it; the message lists the registry, nearest first, and timm models of similar names.
+        Nobody knows it; the message lists the registry and the paper's networks, nearest first, and timm models of
+        similar names.
     """
-    if name in (known := available()):
+    if name in (known := available() | paper.CARDS):
         return name
     if name in RECIPES:
         raise ValueError(
@@ -86,7 +87,8 @@ def load_model(name: str, *, pretrained: bool = True) -> Network:
     Parameters
     ----------
     name : str
-        A name from `available()`, or any timm model (weights from the model hub).
+        A name from `available()`, one of the paper's (`paper.CARDS`; weights from a person's folder or the model hub),
+        or any timm model (weights from the model hub).
     pretrained : bool
         Random weights if False: the structure alone, nothing is fetched.
 
@@ -109,6 +111,8 @@ def load_model(name: str, *, pretrained: bool = True) -> Network:
         from dr_utils.zoo.weights import load_network  # imports this room
 
         network = load_network(name, pretrained=pretrained)
+    elif name in paper.CARDS:
+        network = paper.load_paper(name, pretrained=pretrained)
     elif name not in _REGISTRY:
         network = hub.load_timm(name, list(available()), pretrained=pretrained)
     else:

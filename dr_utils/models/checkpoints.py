@@ -30,7 +30,7 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise AssetError(f"checkpoint {path}: no such file; give the path of a .pth, .pt, .bin or .safetensors file.")
-    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    found = read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     while isinstance(found, Mapping) and (key := next((w for w in WRAPPERS if isinstance(found.get(w), Mapping)), "")):
         found = found[key]
     if not isinstance(found, Mapping) or not found or not all(isinstance(v, torch.Tensor) for v in found.values()):
@@ -46,7 +46,7 @@ def read_checkpoint(path: str | Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -126,7 +126,7 @@ def with_weights(
         head, source = None, source + " (no head)"
     elif theirs is not None:
         source += f" ({len(theirs)} classes)"
-    _fit(module, state, name, Path(path).name)
+    fit(module, state, name, Path(path).name)
     return module, head, source
 
 
@@ -135,8 +135,25 @@ def last_layer(module: nn.Module) -> str:
     return [n for n, part in module.named_modules() if getattr(getattr(part, "weight", None), "ndim", 0) > 1][-1]
 
 
-def _fit(module: nn.Module, state: Mapping[str, torch.Tensor], name: str, file: str) -> None:
-    """Give a module its weights, all of them and none left over; the error counts and names those that do not fit."""
+def fit(
+    module: nn.Module, state: Mapping[str, torch.Tensor], name: str, file: str,
+    advice: str = "name the architecture that it was saved from",
+) -> None:  # fmt: skip
+    """Give a module its weights: all of them, and none left over.
+
+    Parameters
+    ----------
+    module : nn.Module
+    state : mapping of str to tensor
+        Under the module's names.
+    name, file, advice : str
+        What the message calls network and file, and what it says to do.
+
+    Raises
+    ------
+    AssetError
+        Keys missing, unexpected or of another shape: how many, and the first three.
+    """
     own = module.state_dict()
     # Counters of training steps are no weights; half of all exporters leave them out.
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
@@ -158,6 +175,4 @@ def _fit(module: nn.Module, state: Mapping[str, torch.Tensor], name: str, file: 
         )
         if keys
     ]
-    raise AssetError(
-        f"checkpoint {file} does not fit {name}: {'; '.join(parts)}; name the architecture that it was saved from."
-    )
+    raise AssetError(f"checkpoint {file} does not fit {name}: {'; '.join(parts)}; {advice}.")

@@ -14,7 +14,7 @@ from torch import nn
 from dr_utils.assets import AssetError, sha256_of
 from dr_utils.assets.cache import short
 from dr_utils.checks import nearest_first, unknown
-from dr_utils.models import available, hub, load_model
+from dr_utils.models import available, hub, load_model, paper
 from dr_utils.models.checkpoints import last_layer, with_weights
 from dr_utils.models.network import Network
 from dr_utils.models.torch_archives import IMAGENET_MEAN, IMAGENET_STD
@@ -83,7 +83,7 @@ def kind_of(model, *, with_checkpoint: bool = False) -> tuple[str, str]:
         near = hub.similar_timm_models(name, _SHOWN) if prefix == "timm" else nearest_first(name, theirs)[:_SHOWN]
         raise unknown(f"{prefix} network", name, near)
     if isinstance(model, str):
-        if given in available() and not with_checkpoint:
+        if given in available() | paper.CARDS and not with_checkpoint:
             return "suite", given
         if hub.is_timm_model(given):
             return "timm", given
@@ -97,7 +97,7 @@ def kind_of(model, *, with_checkpoint: bool = False) -> tuple[str, str]:
     known = {*theirs, *hub.similar_timm_models(given, _SHOWN)}
     if with_checkpoint:
         raise unknown("architecture of timm or torchvision", given, nearest_first(given, known)[:_SHOWN])
-    raise unknown("network", given, nearest_first(given, known | available().keys())[:_SHOWN],
+    raise unknown("network", given, nearest_first(given, known | available().keys() | paper.CARDS.keys())[:_SHOWN],
                   hint="Files of TorchScript or ExportedProgram and modules work too.")  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dr_utils.models import available
+from dr_utils.models import available, paper
 from dr_utils.models.layers import POOLS, Tapped, find_head, names_in, tap
 from dr_utils.models.network import Network, NetworkCard
 from dr_utils.models.opening import Opened, kind_of, named_side, open_any
@@ -113,7 +113,7 @@ def recommended_side(model: str | Path | nn.Module) -> int | None:
     """Pixels: the side of images that a named network was made for; None where nobody says."""
     kind, name = kind_of(model)
     if kind == "suite":
-        return available()[name].side
+        return (available() | paper.CARDS)[name].side
     return named_side(kind, name) if kind in ("timm", "torchvision") else None
 
 

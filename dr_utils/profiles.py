@@ -17,6 +17,8 @@ from dr_utils.checks import check_delta, check_fraction, unknown
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PROFILES = CHECKOUT / "notebooks" / "profiles"
+# The notebooks that published numbers suffice for, and the shipped profile that holds these.
+REFERENCE, REFERENCE_NOTEBOOKS = "reference", ("01", "03")
 
 
 class ProfileError(ValueError):
@@ -70,13 +72,37 @@ class _Part(BaseModel):
         return given
 
 
-class Task(_Part):
-    """Images of one task: how many (null: all), at which resolution in pixels, evaluated on which sets."""
+class Views(_Part):
+    """So many augmented views of the train images, computed once and cycled through, an epoch each."""
 
+    views: Count
+
+
+class TaskProbe(_Part):
+    """What differs from the profile's probes on one task, such as fewer epochs on ImageNet."""
+
+    epochs: Count | None = None
+    lr: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    batch_size: Count | None = None
+    step_epochs: Count | None = None
+
+
+class Task(_Part):
+    """Images of one task: how many (null: all), at which resolution in pixels, evaluated on which sets.
+
+    `networks` leaves some of the profile's networks out of this task; `probe` and `augmentation` hold exceptions to the
+    profile's own; `storage` is what features are rounded to and kept as, float16 where float32 would fill the disk.
+    """
+
+    networks: Names = "all"
     train: Count | None = None
     test: Count | None = None
     resolution: Annotated[int, Field(ge=8, le=1024)] = 224
     eval_sets: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)] = ["test"]
+    probe: TaskProbe = TaskProbe()
+    augmentation: Literal["none", "fresh"] | Views | None = None
+    storage: Literal["float32", "float16"] = "float32"
 
     @model_validator(mode="after")
     def _has_test(self) -> Task:
@@ -94,9 +120,14 @@ class Selection(_Part):
     fractions: Grid | None = None
 
 
-class Probe(_Part):
-    """Linear probes: the paper's protocol (Appendix B) unless the profile says otherwise."""
+# Where the public code departs from the paper: the weight decay of its last commit, and the best held-out epoch.
+PUBLISHED_PROBE = {"weight_decay": 5e-4, "held_out": 0.1}
 
+
+class Probe(_Part):
+    """Linear probes: the paper's protocol (Appendix B), or that of its published code, unless a key says otherwise."""
+
+    protocol: Literal["paper", "published"] = "paper"
     solvers: Annotated[list[Literal["sgd", "ridge"]], Field(min_length=1), AfterValidator(_distinct)] = ["sgd"]
     epochs: Count = 50
     lr: Annotated[float, Field(gt=0)] = 0.1
@@ -106,7 +137,19 @@ class Probe(_Part):
     step_epochs: Count = 10
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     standardise: bool = False
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ridge_alpha: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, given: Any) -> Any:
+        published = isinstance(given, Mapping) and given.get("protocol") == "published"
+        return {**PUBLISHED_PROBE, **given} if published else given
+
+    def sgd(self, exceptions: TaskProbe | None = None) -> dict:
+        """Keyword arguments of `dr_utils.probes.fit_probes`, a task's exceptions included."""
+        own = self.model_dump(exclude={"protocol", "solvers", "standardise", "ridge_alpha"})
+        return own | (exceptions.model_dump(exclude_none=True) if exceptions else {})
 
 
 class CKA(_Part):
@@ -121,10 +164,16 @@ class CKA(_Part):
 
 
 class Extraction(_Part):
-    """How features are computed: images per batch, and float32, mixed (or auto: mixed where there is a GPU)."""
+    """How features are computed: images per batch, and float32, mixed (or auto: mixed where there is a GPU).
+
+    `augmentation` is of train images: none (features once), {views: K} (K augmented passes, stored and cycled
+    through), or fresh (the paper's: augmented anew in every epoch, one pass for all probes); `recipe` says how.
+    """
 
     batch_size: Count = 64
     precision: Literal["float32", "mixed", "auto"] = "float32"
+    augmentation: Literal["none", "fresh"] | Views = "none"
+    recipe: Literal["paper", "published"] = "paper"
 
 
 class Profile(_Part):
@@ -140,10 +189,14 @@ class Profile(_Part):
         Names known to ``dr_utils.datasets``.
     fractions : list of float
         Ascending, with 1.0, the full layer.
+    reference : bool
+        True takes the paper's published numbers in place of measurements; networks and tasks are then names in
+        ``dr_utils.study.from_reference``, and nothing is loaded.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     title: str = ""
+    reference: bool = False
     networks: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
     tasks: Annotated[dict[str, Task], Field(min_length=1)]
     subset_seed: Annotated[int, Field(ge=0)] = 0
@@ -159,6 +212,10 @@ class Profile(_Part):
     def _consistent(self) -> Profile:
         if 1.0 not in self.fractions:
             raise ValueError("fractions must hold 1.0, the full layer, which every share is compared with")
+        for task, settings in self.tasks.items():
+            for name in () if settings.networks == "all" else settings.networks:
+                if name not in self.networks:
+                    raise unknown(f"network of task {task} in this profile", name, self.networks)
         for part in (*self.selections, self.cka):
             for kind in ("networks", "tasks"):
                 named = getattr(part, kind, "all")
@@ -176,7 +233,12 @@ class Profile(_Part):
 
     def cells(self) -> list[tuple[str, str]]:
         """Every (network, task) of the profile, network by network."""
-        return [(network, task) for network in self.networks for task in self.tasks]
+        return [
+            (network, task)
+            for network in self.networks
+            for task, settings in self.tasks.items()
+            if settings.networks == "all" or network in settings.networks
+        ]
 
     def selected(self, network: str, task: str) -> dict[str, list[float]]:
         """Selections of one cell with their ascending fractions; entries of the same selection are merged."""

@@ -19,9 +19,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dr_utils import __version__
+from dr_utils.assets import data_dir
 from dr_utils.checks import unknown
 from dr_utils.parameters import names_files, read_parameters
-from dr_utils.profiles import CHECKOUT, PROFILES, Profile, find_profile, load_profile
+from dr_utils.profiles import (
+    CHECKOUT,
+    PROFILES,
+    REFERENCE,
+    REFERENCE_NOTEBOOKS,
+    Profile,
+    find_profile,
+    load_profile,
+)
 from dr_utils.progress import clock
 from dr_utils.report.notebooks import DONE
 
@@ -245,6 +254,8 @@ def report_line(run: Run) -> str:
 def summary(outcomes: Sequence[Outcome], run: Run, report: str) -> list[str]:
     """Lines that end a run: what went how, where to look, and the claims; `report` is from `report_line`."""
     lines = ["", f"profile {run.profile.name} on {run.device}:"]
+    if run.profile.reference:
+        lines.append("  published numbers: nothing was measured, and no claim is tested by them")
     width = max(len(outcome.notebook.stem) for outcome in outcomes)
     for outcome in outcomes:
         took = f"  {clock(outcome.seconds)}" if outcome.status != "kept" else ""
@@ -293,8 +304,13 @@ def _shown(path: Path) -> str:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; argparse exits with status 2 where it is wrong."""
     parser = argparse.ArgumentParser(prog="run_all.sh", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
-    parser.add_argument("--profile", default="mini", help="mini, paper or a YAML file (default: mini)")
+    parser.add_argument("--profile", help="mini, paper or a YAML file (default: mini)")
     parser.add_argument("--only", nargs="+", metavar="NN", help="numbers of the notebooks to run (default: all)")
+    parser.add_argument(
+        "--from-reference",
+        action="store_true",
+        help="redraw the paper's curves from its published numbers: --profile reference --only 01 03",
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument(
         "--out",
@@ -302,18 +318,34 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=None,
         help="results go to DIR/<profile> (default: outputs/<profile> in the checkout)",
     )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="folder of the paper's data sets, and of weights in DIR/weights (default: DR_DATA)",
+    )
     parser.add_argument("--force", action="store_true", help="do again what is finished")
     parser.add_argument(
         "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="a parameter of single notebooks, such as 08's model and data",
     )  # fmt: skip
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.from_reference:
+        for option in ("profile", "only"):
+            if getattr(args, option):
+                parser.error(f"--from-reference stands for --profile reference --only 01 03; leave out --{option}")
+        args.profile = REFERENCE
+    args.profile = args.profile or "mini"
+    return args
 
 
 def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Path], Run]:
     """Check everything that can be checked before long work starts."""
     profile = load_profile(args.profile)
-    notebooks = find_notebooks(folder, args.only)
+    if args.data:
+        # Notebooks run in processes of their own, and in their own folder.
+        os.environ["DR_DATA"] = str(Path(args.data).expanduser().resolve())
+    data_dir()
+    notebooks = find_notebooks(folder, args.only or (REFERENCE_NOTEBOOKS if profile.reference else None))
     parameters = read_parameters(args.parameter, notebooks)
     # Only now what takes seconds to import: it knows networks, tasks, devices and the cache.
     from dr_utils.study import Study

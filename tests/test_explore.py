@@ -395,6 +395,7 @@ class Half:
 
     class profile:
         name, networks, tasks = "half", ["a", "b"], ["t", "u"]
+        cells = staticmethod(lambda: [(n, t) for n in "ab" for t in "tu"])
 
     def __init__(self, failure=None):
         self.left, self.failure, self.asked = [("a", "u"), ("b", "u")], failure, []

@@ -223,6 +223,16 @@ def test_notebooks_are_found_by_number_or_name(notebooks):
         runner.find_notebooks(notebooks / "absent")
 
 
+def test_data_folder_reaches_the_notebooks(notebooks, arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("DR_DATA", "")
+    (tmp_path / "sets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    code = "import os, pathlib\npathlib.Path(out, 'seen').write_text(os.environ['DR_DATA'])"
+    write_notebook(notebooks / "01_a.ipynb", code)
+    assert runner.main([*arguments, "--data", "sets"], notebooks) == 0
+    assert (tmp_path / "results" / "seen").read_text() == str(tmp_path / "sets")
+
+
 def test_bad_input_is_told_in_one_line_before_anything_runs(notebooks, arguments, root, tmp_path, capsys, monkeypatch):
     write_notebook(notebooks / "01_a.ipynb")
     (tmp_path / "file").write_text("")
@@ -239,6 +249,10 @@ def test_bad_input_is_told_in_one_line_before_anything_runs(notebooks, arguments
         assert runner.main([*arguments, *extra], notebooks) == 2
         shown = capsys.readouterr()
         assert message in shown.err and shown.err.count("\n") == 1 and shown.out == ""
+    monkeypatch.setenv("DR_DATA", "")
+    assert runner.main([*arguments, "--data", str(tmp_path / "absent")], notebooks) == 2
+    assert "absent (--data, DR_DATA) is no folder" in capsys.readouterr().err
+    monkeypatch.setenv("DR_DATA", "")
     monkeypatch.setenv("DR_HOME", str(tmp_path / "file"))
     assert runner.main(arguments, notebooks) == 2
     shown = capsys.readouterr()

@@ -135,6 +135,8 @@ def test_help_names_every_option_and_sets_nothing_up(bare):
     for option in (
         "--profile",
         "--only",
+        "--from-reference",
+        "--data",
         "--device",
         "--out",
         "--force",
@@ -159,6 +161,7 @@ def test_help_names_every_option_and_sets_nothing_up(bare):
         (["--only", "--force"], "--only needs the number of a notebook"),
         (["--profile"], "--profile needs a value"),
         (["--out", "--force"], "--out needs a value"),
+        (["--data"], "--data needs a value"),
     ],
 )
 def test_slip_is_told_before_anything_is_set_up(bare, arguments, message):

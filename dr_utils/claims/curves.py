@@ -18,13 +18,15 @@ def close(fractions, wanted: float) -> np.ndarray:
 class Curve:
     """Performance over the grid of fractions, rising, the whole layer (1) included where it was measured.
 
-    `values` has shape [F, S], one column per seed in `seeds`.
+    `values` has shape [F, S], one column per seed in `seeds`. `stated` [F] is a standard deviation that was published
+    with a mean, NaN where none was; None for what was measured.
     """
 
     fractions: np.ndarray
     values: np.ndarray
     seeds: tuple[int, ...]
     n_neurons: np.ndarray
+    stated: np.ndarray | None = None
 
     def at(self, fraction: float) -> pd.Series | None:
         """Performance per seed at one fraction; None where the grid lacks it."""
@@ -39,6 +41,13 @@ class Curve:
     @cached_property
     def mean(self) -> np.ndarray:
         return self.values.mean(axis=1)
+
+    @cached_property
+    def std(self) -> np.ndarray:
+        """Standard deviation over the seeds [F]; with one seed the stated one, or NaN."""
+        if len(self.seeds) > 1:
+            return self.values.std(axis=1, ddof=1)
+        return np.full(len(self.values), np.nan) if self.stated is None else self.stated
 
 
 def curve_from(rows: pd.DataFrame, value: str, seed: str) -> Curve | None:

@@ -16,6 +16,16 @@ _ARCHITECTURES = (
     (r"vit_s(mall)?_?(patch)?_?32", "ViT S-32"),
 )
 WIDTHS = {"ViT S-16": 384, "ViT S-32": 384, "ResNet18": 512, "ResNet50": 2048, "WRN50-2": 2048, "VGG16": 4096}
+# Training of a ResNet50 -> how the published code names its curves of accuracy and of part-whole CKA.
+ACCURACY = {
+    "standard": "resnet50|nonrob|pretrain=imagenet|mode=random",
+    "adversarial": "resnet50|robustl2eps3|pretrain=imagenet|mode=random",
+}
+PART_WHOLE = {
+    "standard": "resnet50|nonrob|random",
+    "adversarial": "resnet50|robustl2eps3|random",
+    "mrl": "resnet50_mrl|random",
+}
 
 _TASKS = {
     "pets": "oxford-iiit-pets",

@@ -9,6 +9,9 @@ import pandas as pd
 
 HOLDS, DIFFERS, NOT_TESTED = "holds", "differs", "not_tested"
 NOTHING = "nothing measured"
+# Source of networks.csv where the tables hold the paper's own numbers (profile key reference).
+PUBLISHED = "published numbers (reference_values.csv)"
+NOT_OURS = "published numbers: not a measurement of this suite"
 
 ORDER = (
     "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "S1", "S2", "A1", "A2", "A3", "A4", "A5",
@@ -27,10 +30,11 @@ SCHEMA = {
                  "solver", "features"),
     "networks": ("model", "title", "width", "family", "training", "upstream", "kind", "robust_of"),
     "tasks": ("dataset", "title", "eval_set", "n_classes", "n_train", "n_test"),
+    "spread": ("model", "dataset", "eval_set", "fraction", "std"),  # published numbers only: they have no single seeds
 }  # fmt: skip
 NUMBERS = (
     "fraction", "n_neurons", "seed", "accuracy", "class_accuracy", "seed_a", "seed_b", "cka", "delta", "dr",
-    "low", "high", "gini", "coefficient_of_variation", "width", "n_classes", "n_train", "n_test",
+    "low", "high", "gini", "coefficient_of_variation", "width", "n_classes", "n_train", "n_test", "std",
 )  # fmt: skip
 
 

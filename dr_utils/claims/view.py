@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import pandas as pd
 
 from dr_utils.claims.curves import Curve, close, curve_from, with_whole
 from dr_utils.claims.paper_names import paper_network
-from dr_utils.claims.registry import check_tables
+from dr_utils.claims.registry import PUBLISHED, check_tables
 
 # The paper's protocol first; what stands in for it where a profile lacks it.
 PROBE_PREFERENCE = (("sgd", "raw"), ("sgd", "standardised"), ("ridge", "raw"), ("ridge", "standardised"))
@@ -54,6 +55,12 @@ class View:
         # An empty column is read from CSV as NaN, which pandas takes for numbers: name the text columns.
         text = {column: table[column].fillna("").astype(str) for column in TEXT}
         return table.assign(**text)
+
+    @cached_property
+    def from_paper(self) -> bool:
+        """Whether these are the numbers that the paper's authors published, and nothing was measured."""
+        table = self.tables.get("networks")
+        return table is not None and "source" in table and bool(table["source"].eq(PUBLISHED).all())
 
     def title(self, model: str) -> str:
         """How figures call a network."""
@@ -173,8 +180,17 @@ class View:
         key = (model, dataset, eval_set or self.main_set(dataset), selection)
         if key not in self._curves:
             rows = self._groups.get(key)
-            self._curves[key] = None if rows is None else curve_from(rows, "accuracy", "seed")
+            self._curves[key] = None if rows is None else self._stated(key, curve_from(rows, "accuracy", "seed"))
         return self._curves[key]
+
+    def _stated(self, key: tuple, curve: Curve | None) -> Curve | None:
+        """The curve with its published standard deviations, where the tables have some."""
+        table = self.tables.get("spread")
+        if table is None or curve is None:
+            return curve
+        keys = zip(table["model"], table["dataset"], table["eval_set"], strict=True)
+        rows = table[[found == key[:3] for found in keys]]
+        return replace(curve, stated=rows.set_index("fraction")["std"].reindex(curve.fractions).to_numpy(float))
 
     def per_class(
         self,
@@ -206,6 +222,11 @@ class View:
     def estimator(self) -> str:
         have = set(self.tables["cka"]["estimator"]) if "cka" in self.tables else set()
         return next((name for name in ESTIMATOR_PREFERENCE if name in have), ESTIMATOR_PREFERENCE[0])
+
+    @property
+    def cka_label(self) -> str:
+        """What an axis of CKA is called; printed numbers do not say which estimator gave them."""
+        return "linear CKA" if self.from_paper else f"linear CKA ({self.estimator})"
 
     @cached_property
     def _cka_groups(self) -> dict[tuple, pd.DataFrame]:
@@ -255,6 +276,11 @@ class View:
         else:
             rows = rows[rows["estimator"].eq(self.estimator)]
         return None if rows.empty else tuple(float(rows[name].iloc[0]) for name in ("dr", "low", "high"))
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether any DR has an interval; one seed gives none."""
+        return bool(self.tables["redundancy"]["low"].notna().any()) if "redundancy" in self.tables else False
 
     def redundancy_curve(self, model: str, dataset: str) -> pd.DataFrame | None:
         """DR by probe and rule "first" over delta: columns delta, dr, low, high; None where there is none."""

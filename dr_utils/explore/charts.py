@@ -39,9 +39,9 @@ class Series:
 
     @staticmethod
     def of(curve, x=None) -> Series:
-        """From a curve [F, seeds]: the mean, and a band of one standard deviation; `x` instead of its fractions."""
-        mean = curve.mean
-        spread = curve.values.std(axis=1, ddof=1) if curve.values.shape[1] > 1 else np.zeros(len(mean))
+        """From a curve [F, seeds]: the mean, and a band of one standard deviation, NaN where it is not known; `x`
+        instead of its fractions."""
+        mean, spread = curve.mean, curve.std
         return Series(curve.fractions if x is None else x, mean, mean - spread, mean + spread)
 
 

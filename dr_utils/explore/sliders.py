@@ -130,7 +130,7 @@ class CurveSlider(widgets.VBox):
             mean, low, high = at
             spread = (
                 ""
-                if series.low is None
+                if series.low is None or not low <= high  # one seed, or a published mean: no spread is known
                 else f" [{low:.2f}, {high:.2f}]"
                 if "[" in self._value
                 else f" ± {high - mean:.3f}"

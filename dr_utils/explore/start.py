@@ -37,7 +37,7 @@ class Missing(widgets.VBox):
 
     def __init__(self, study: Study, missing: list[tuple[str, str]], show: Callable[..., widgets.Widget] = explorer):
         self.study, self.cells, self._show = study, missing, show
-        total = len(study.profile.networks) * len(study.profile.tasks)
+        total = len(study.profile.cells())
         by_network: dict[str, list[str]] = {}
         for network, task in missing:
             by_network.setdefault(network, []).append(task)

@@ -241,7 +241,7 @@ def _spec(width, fractions, seeds, deltas, solver, standardise) -> CellSpec:
     return CellSpec(
         fractions=grid, seeds=list(seeds), deltas=sorted({*deltas, *KEEP}), selections={"random": grid, "pca": grid},
         solvers=list(probe.solvers), standardise=standardise,
-        sgd=probe.model_dump(exclude={"solvers", "standardise", "ridge_alpha"}), ridge_alpha=probe.ridge_alpha,
+        sgd=probe.sgd(), ridge_alpha=probe.ridge_alpha,
         cka_estimators=["biased", "debiased"], cka_images=None,
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from dr_utils.plots.architectures import (
     redundancy_by_network,
     table1,
     upstream_networks,
+    with_interval,
 )
 from dr_utils.plots.fairness import inequality
 from dr_utils.plots.prevalence import prevalence
@@ -45,4 +46,5 @@ __all__ = [
     "upstream_networks",
     "width_ablation",
     "width_networks",
+    "with_interval",
 ]

@@ -10,7 +10,7 @@ from dr_utils.claims.curves import close
 from dr_utils.claims.view import View
 from dr_utils.plots import style
 from dr_utils.plots.prevalence import draw_redundancy
-from dr_utils.plots.published import published_curve
+from dr_utils.plots.published import published_curve, titled
 from dr_utils.reference import published
 
 
@@ -45,7 +45,7 @@ def accuracy_by_network(
     def draw(ax, view: View, model: str, dataset: str, look: style.Look) -> None:
         curve = view.accuracy(model, dataset)
         at = curve.fractions if x == "fraction" else curve.n_neurons
-        style.band(ax, at, curve.values, look, view.title(model))
+        style.band(ax, at, curve.values, look, view.title(model), std=curve.std)
         found = published_curve(view.networks.loc[model], dataset, "accuracy")
         if found is not None:
             scale = 1 if x == "fraction" else view.networks.loc[model, "width"]
@@ -67,7 +67,8 @@ def accuracy_by_network(
 
 def redundancy_by_network(tables: dict, models=None, *, title: str = "Diffused redundancy", note: str = "") -> Figure:
     """DR against delta (Figs. 10, 11), otherwise as `accuracy_by_network`."""
-    place = {model: i for i, model in enumerate(models or View(tables).models())}
+    view = View(tables)
+    place = {model: i for i, model in enumerate(models or view.models())}
 
     def draw(ax, view: View, model: str, dataset: str, look: style.Look) -> None:
         draw_redundancy(ax, view.redundancy_curve(model, dataset), look, view.title(model), place=place[model])
@@ -77,9 +78,10 @@ def redundancy_by_network(tables: dict, models=None, *, title: str = "Diffused r
         ax.set_xlabel("δ, share of the accuracy to keep")
         style.from_zero(ax, "DR, share of neurons to spare", 1.0)
 
-    text = style.joined('Rule "first" (eq. 1); bars are 95 % intervals over seeds.', note)
+    bars = "Bars are 95 % intervals over seeds." if view.has_intervals else ""
+    text = style.joined('Rule "first" (eq. 1).', bars, note)
     return _by_task(
-        View(tables),
+        view,
         models,
         lambda v, m, d: v.redundancy_curve(m, d) is not None,
         draw,
@@ -129,7 +131,7 @@ def _by_task(view: View, models, has, draw, title: str, note: str, figure: str, 
                     draw(ax, view, model, dataset, looks[model])
             ax.set_title(view.task_title(dataset))
         style.hide_rest(axes, len(shown))
-        return style.finish(axes, title, note=note)
+        return style.finish(axes, titled(view, title), note=note)
 
 
 def table1(tables: dict, *, delta: float = 0.9) -> pd.DataFrame:
@@ -146,7 +148,8 @@ def table1(tables: dict, *, delta: float = 0.9) -> pd.DataFrame:
     -------
     DataFrame
         Rows (source, network, width, rule), a column per task, cells such as "0.80 [0.70, 0.80]": DR and its
-        95 % interval over seeds. Published cells have no interval.
+        95 % interval over seeds. Published cells have no interval. Source is "ours", "paper", or "published
+        accuracies" where the tables hold these instead of measured ones.
 
     Raises
     ------
@@ -156,14 +159,14 @@ def table1(tables: dict, *, delta: float = 0.9) -> pd.DataFrame:
     view = View(tables)
     tasks = list(dict.fromkeys(view.tables["redundancy"]["dataset"])) if "redundancy" in view.tables else []
     rows: dict[tuple, dict[str, str]] = {}
+    source = "published accuracies" if view.from_paper else "ours"
     for model in view.networks["model"]:
         for rule in ("first", "nearest"):
             for dataset in tasks:
                 found = view.redundancy(model, dataset, delta, rule=rule)
                 if found is not None:
-                    key = ("ours", view.title(model), int(view.networks.loc[model, "width"]), rule)
-                    cell = f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]"
-                    rows.setdefault(key, {})[view.task_title(dataset)] = cell
+                    key = (source, view.title(model), int(view.networks.loc[model, "width"]), rule)
+                    rows.setdefault(key, {})[view.task_title(dataset)] = with_interval(*found)
     if not rows:
         raise style.nothing_to_draw("table1", f"probe rows at delta {delta:g} in redundancy.csv")
     if close([delta], 0.9)[0]:
@@ -174,3 +177,8 @@ def table1(tables: dict, *, delta: float = 0.9) -> pd.DataFrame:
             rows.setdefault(key, {})[view.task_title(entry.dataset)] = f"{entry.number:.2f}"
     index = pd.MultiIndex.from_tuples(rows, names=["source", "network", "width", "rule"])
     return pd.DataFrame(list(rows.values()), index=index).fillna("")
+
+
+def with_interval(dr: float, low: float, high: float) -> str:
+    """DR and its interval as text, "0.80 [0.70, 0.80]"; DR alone where one seed or a published mean gave none."""
+    return f"{dr:.2f}" if pd.isna(low) or pd.isna(high) else f"{dr:.2f} [{low:.2f}, {high:.2f}]"

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from dr_utils.claims.view import View
 from dr_utils.plots import style
-from dr_utils.plots.published import published_curve
+from dr_utils.plots.published import published_curve, titled
 
 MARKED = 0.05
 BESIDE = 0.003  # shift between the intervals of two curves, in units of delta
@@ -57,10 +57,10 @@ def prevalence(tables: dict, models=None, *, datasets=None, delta: float = 0.9, 
         notes = style.joined(
             f"Dotted: {delta:g} of the whole layer's accuracy.",
             style.BAND,
-            "DR: bars are 95 % intervals over seeds." if "redundancy" in kinds else "",
+            "DR: bars are 95 % intervals over seeds." if view.has_intervals else "",
             note,
         )
-        return style.finish(axes, note=notes)
+        return style.finish(axes, titled(view), note=notes)
 
 
 def _accuracy(ax, view: View, model: str, datasets, looks, delta) -> None:
@@ -68,7 +68,7 @@ def _accuracy(ax, view: View, model: str, datasets, looks, delta) -> None:
         curve = view.accuracy(model, dataset)
         if curve is None:
             continue
-        style.band(ax, curve.fractions, curve.values, looks[dataset], view.task_title(dataset))
+        style.band(ax, curve.fractions, curve.values, looks[dataset], view.task_title(dataset), std=curve.std)
         if curve.at(1.0) is not None:
             ax.axhline(delta * curve.mean[-1], color=looks[dataset].color, linestyle=":", linewidth=0.9)
         _published(ax, view, model, dataset, "accuracy", looks)
@@ -111,7 +111,7 @@ def _part_whole(ax, view: View, model: str, datasets, looks, delta) -> None:
         _published(ax, view, model, dataset, "part_whole", looks)
         style.fraction_axis(ax, curve.fractions)
     ax.set_title("CKA of part and whole")
-    style.from_zero(ax, f"linear CKA ({view.estimator})", 1.02)
+    style.from_zero(ax, view.cka_label, 1.02)
 
 
 def _published(ax, view: View, model: str, dataset: str, kind: str, looks) -> None:

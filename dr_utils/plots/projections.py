@@ -11,7 +11,7 @@ from dr_utils.claims.curves import close
 from dr_utils.claims.projections_shift import IMAGENET_V2, STAND_IN, shifted
 from dr_utils.claims.view import View
 from dr_utils.plots import style
-from dr_utils.plots.published import published_curve
+from dr_utils.plots.published import published_curve, titled
 
 SELECTION_LABELS = {
     "random": "random neurons", "pca": "PCA, top components", "pca_least": "PCA, least components",
@@ -106,7 +106,7 @@ def shift(tables: dict, models=None, *, note: str = "") -> Figure:
         stand_in = "" if eval_set == IMAGENET_V2 else f"S{STAND_IN[1:]}, in place of ImageNet-1k and ImageNetV2."
         if any([_published_shift(axes[0], view, m, looks[m]) for m, _, _ in found]):
             stand_in += " The paper's curves are on ImageNet; their last point is the network's own head."
-        return style.finish(axes, note=style.joined(style.BAND, stand_in, note))
+        return style.finish(axes, titled(view), note=style.joined(style.BAND, stand_in, note))
 
 
 def _published_shift(axes, view: View, model: str, look: style.Look) -> bool:

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from dr_utils.claims.paper_names import paper_network, paper_task
+from dr_utils.claims.paper_names import ACCURACY, PART_WHOLE, paper_network, paper_task
+from dr_utils.claims.registry import PUBLISHED
+from dr_utils.claims.view import View
 from dr_utils.plots.style import PAPER
 from dr_utils.reference import published
 
-# Training of a ResNet50 in networks.csv -> how the published code names the network.
-ACCURACY = {
-    "standard": "resnet50|nonrob|pretrain=imagenet|mode=random",
-    "adversarial": "resnet50|robustl2eps3|pretrain=imagenet|mode=random",
-}
-PART_WHOLE = {
-    "standard": "resnet50|nonrob|random",
-    "adversarial": "resnet50|robustl2eps3|random",
-    "mrl": "resnet50_mrl|random",
-}
 LABELS = {
     "standard": f"{PAPER}ResNet50 (timm)",
     "adversarial": f"{PAPER}ResNet50 (l2, eps 3)",
@@ -46,11 +38,11 @@ def published_curve(card: pd.Series, dataset: str, kind: str) -> tuple[pd.Series
     -------
     (Series, str) or None
         Values indexed by rising fraction (delta for "redundancy"), and the label for the legend. None where
-        nothing comparable was published.
+        nothing comparable was published, or where the network's own numbers are the published ones already.
     """
     names, quantity = QUANTITIES[kind]
     name = names.get(card["training"])
-    if name is None or paper_network(card) != "ResNet50":
+    if name is None or paper_network(card) != "ResNet50" or card.get("source") == PUBLISHED:
         return None
     quantities = [quantity, "probe_test_accuracy"] if kind == "accuracy" else [quantity]
     rows = published(model=name, dataset=paper_task(dataset), quantity=quantities)
@@ -59,3 +51,10 @@ def published_curve(card: pd.Series, dataset: str, kind: str) -> tuple[pd.Series
     if rows.empty:
         return None
     return rows.set_index(index)["number"].sort_index(), LABELS[card["training"]]
+
+
+def titled(view: View, title: str = "") -> str:
+    """The title of a figure; one of published numbers says so, whatever its note says."""
+    if not view.from_paper:
+        return title
+    return "\n".join(filter(None, ("Published numbers, not measured by this suite", title)))

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from dr_utils.claims.view import View
 from dr_utils.plots import style
-from dr_utils.plots.published import published_curve
+from dr_utils.plots.published import published_curve, titled
 
 
 def random_subset_cka(tables: dict, models=None, *, note: str = "") -> Figure:
@@ -53,10 +53,11 @@ def random_subset_cka(tables: dict, models=None, *, note: str = "") -> Figure:
                     series, label = found
                     style.paper_line(ax, series.index, series, looks[dataset], f"{label}, {view.task_title(dataset)}")
             ax.set_title(view.title(model))
-            style.from_zero(ax, f"linear CKA ({view.estimator})", 1.02)
+            style.from_zero(ax, view.cka_label, 1.02)
         style.hide_rest(axes, len(shown))
-        text = style.joined(f"Means over {n_pairs} pairs of random subsets, bands ±1 standard deviation.", note)
-        return style.finish(axes, "Similarity of two random subsets", note=text)
+        pairs = "the authors' pairs" if view.from_paper else f"{n_pairs} pairs"
+        text = style.joined(f"Means over {pairs} of random subsets, bands ±1 standard deviation.", note)
+        return style.finish(axes, titled(view, "Similarity of two random subsets"), note=text)
 
 
 def part_whole_cka(tables: dict, models=None, *, note: str = "") -> Figure:
@@ -83,7 +84,7 @@ def part_whole_cka(tables: dict, models=None, *, note: str = "") -> Figure:
                 if found is not None:
                     style.paper_line(ax, found[0].index, np.asarray(found[0]), looks[model], found[1])
             ax.set_title(view.task_title(dataset))
-            style.from_zero(ax, f"linear CKA ({view.estimator})", 1.02)
+            style.from_zero(ax, view.cka_label, 1.02)
         style.hide_rest(axes, len(shown))
-        return style.finish(axes, "CKA of random parts with the whole layer",
+        return style.finish(axes, titled(view, "CKA of random parts with the whole layer"),
                             note=style.joined(style.BAND, note))  # fmt: skip

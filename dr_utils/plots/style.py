@@ -82,12 +82,16 @@ def line(ax: Axes, x, y, look: Look, label: str, **options):
     return drawn
 
 
-def band(ax: Axes, x, values: np.ndarray, look: Look, label: str):
-    """Mean line with a band of ±1 standard deviation over the seeds of values [F, S]; returns the line."""
+def band(ax: Axes, x, values: np.ndarray, look: Look, label: str, *, std: np.ndarray | None = None):
+    """Mean line with a band of ±1 standard deviation over the seeds of values [F, S]; returns the line.
+
+    With one seed, `std` [F] is the standard deviation where it is known from elsewhere, NaN where it is not.
+    """
     mean = values.mean(axis=1)
     drawn = line(ax, x, mean, look, label)
     if values.shape[1] > 1:
         std = values.std(axis=1, ddof=1)
+    if std is not None:
         ax.fill_between(x, mean - std, mean + std, color=look.color, alpha=0.2, linewidth=0)
     return drawn
 
@@ -146,7 +150,7 @@ def finish(axes: np.ndarray, title: str = "", *, note: str = "") -> Figure:
             frameon=False,
             title=title or None,
         )
-        legend.get_title().set_fontsize(11)
+        legend.get_title().set(fontsize=11, multialignment="center")
     for row in axes:
         for left, right in zip(row[-2::-1], row[:0:-1], strict=True):
             if left.get_ylabel() == right.get_ylabel():

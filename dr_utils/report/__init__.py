@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dr_utils.assets import atomic_path
-from dr_utils.profiles import CHECKOUT
+from dr_utils.profiles import CHECKOUT, REFERENCE_NOTEBOOKS
 from dr_utils.progress import clock
-from dr_utils.report.captions import caption
+from dr_utils.report.captions import caption, of_published
 from dr_utils.report.notebooks import HERE, Notebook, digest, is_made_from, read_notebooks
 
 __all__ = ["write_report"]
@@ -48,6 +48,8 @@ def write_report(folder: str | Path, notebooks: Sequence[str] = ()) -> Path:
     folder = Path(folder)
     if not any((folder / "tables").glob("*.csv")):
         raise ValueError(f"no tables in {folder / 'tables'}; run ./run_all.sh first, with the --profile of that name.")
+    if _from_paper(folder):
+        notebooks = [name for name in notebooks if name[:2] in REFERENCE_NOTEBOOKS]
     content = _content(folder, read_notebooks(folder, notebooks))
     page = folder / PAGE
     sources = [path.read_bytes() for path in sorted(HERE.glob("page.*"))]
@@ -65,12 +67,14 @@ def _content(folder: Path, notebooks: list[Notebook]) -> dict:
 
     tables = {name: _rows(folder / "tables" / f"{name}.csv") for name in ("claims", "networks", "tasks")}
     profiles = [about["profile"] for about in (n.about for n in notebooks) if "profile" in about]
-    figures = [_figure(folder, path) for path in sorted((folder / "figures").glob("*.png"))]
+    from_paper = _from_paper(folder)
+    figures = [_figure(folder, path, from_paper) for path in sorted((folder / "figures").glob("*.png"))]
     shown = [_notebook(folder, notebook, figures) for notebook in notebooks]
     drawn = {figure["stem"] for notebook in shown for figure in notebook["figures"]}
     return {
         "name": profiles[0]["name"] if profiles else folder.resolve().name,
         "title": profiles[0]["title"] if profiles else "",
+        "from_paper": from_paper,
         "notebooks": shown,
         "seconds": _spent(notebooks),
         "facts": {
@@ -84,7 +88,7 @@ def _content(folder: Path, notebooks: list[Notebook]) -> dict:
         "counts": _counts(tables["claims"]),
         "networks": tables["networks"],
         "tasks": tables["tasks"],
-        "task_sources": _task_sources(tables["tasks"]),
+        "task_sources": [] if from_paper else _task_sources(tables["tasks"]),
         "other_figures": [figure for figure in figures if figure["stem"] not in drawn],
         "tables": sorted(path.name for path in (folder / "tables").glob("*.csv")),
         "citation": yaml.safe_load((CHECKOUT / "CITATION.cff").read_text(encoding="utf-8")),
@@ -105,12 +109,20 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _figure(folder: Path, path: Path) -> dict:
+def _from_paper(folder: Path) -> bool:
+    """Whether the tables hold the paper's published numbers."""
+    from dr_utils.claims.registry import PUBLISHED
+
+    rows = _rows(folder / "tables" / "networks.csv")
+    return bool(rows) and all(row.get("source") == PUBLISHED for row in rows)
+
+
+def _figure(folder: Path, path: Path, from_paper: bool) -> dict:
     from PIL import Image
 
     with Image.open(path) as image:
         width, height = image.size
-    words = caption(path.stem)
+    words = of_published(caption(path.stem)) if from_paper else caption(path.stem)
     tables = [name for name in words.tables if (folder / "tables" / f"{name}.csv").is_file()]
     return {
         "stem": path.stem, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "width": width, "height": height,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # What ends the file name of a figure that is drawn once per kind of network.
 KINDS = {"imagenet": "networks trained on ImageNet", "small": "the suite's small networks, 32 x 32 pixels"}
@@ -16,6 +16,10 @@ DR = (
     "accuracy stays"
 )
 PAPER = "Grey and dashed, where comparable: the paper's own curves."
+PUBLISHED = "Published numbers of the paper's authors: nothing in this figure was measured by this suite."
+# Published means have no single seeds: there is nothing to draw an interval from, and no curve of ours beside them.
+MEASURED_ONLY = {INTERVALS: "Lines are DR of the published mean curve.", ", with 95 % intervals over seeds": "",
+                 f" {PAPER}": ""}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -172,3 +176,11 @@ def caption(stem: str) -> Caption:
         return Caption(known.number, title, known.text, known.tables)
     number, words = re.fullmatch(r"(?:fig0*(\d+)_)?(.*)", stem, re.DOTALL).groups()
     return Caption(f"Figure {number}" if number else "", words.replace("_", " ").strip() or stem)
+
+
+def of_published(words: Caption) -> Caption:
+    """The caption of the same figure drawn from published numbers in place of measured ones: it says so first."""
+    text = words.text
+    for measured, instead in MEASURED_ONLY.items():
+        text = text.replace(measured, instead)
+    return replace(words, title=f"{words.title} (published numbers)", text=f"{PUBLISHED} {text}".strip())

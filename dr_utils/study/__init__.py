@@ -7,30 +7,50 @@ import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dr_utils import assets, claims
+from dr_utils.augmentation import Augmentation
 from dr_utils.checks import unknown
 from dr_utils.datasets import ImageTask, load_dataset
 from dr_utils.datasets import available as available_tasks
 from dr_utils.features import Features, extract, pick_device
-from dr_utils.models import Network, check_network, load_model
+from dr_utils.models import Network, check_network, load_model, paper
 from dr_utils.models import available as available_networks
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
 from dr_utils.study.cell import CellSpec, compute_cell
+from dr_utils.study.from_reference import HEAD, NOTE, check_published, published_tables
 from dr_utils.study.store import read_table, read_tables, source_hash, store_cell, write_table
 
 __all__ = ["CELL_TABLES", "Study", "read_tables", "write_table"]
 
 CELL_TABLES = ("probes", "per_class", "cka", "redundancy", "fairness")
 # The rooms whose code decides the numbers of a cell: when one changes, cells are computed anew.
-_NUMERIC_SOURCES = ("probes/*.py", "subsets.py", "cka.py", "redundancy.py", "fairness.py", "study/cell.py")
+_NUMERIC_SOURCES = (
+    "probes/*.py",
+    "subsets.py",
+    "cka.py",
+    "redundancy.py",
+    "fairness.py",
+    "study/cell.py",
+    "study/grid.py",
+)
 # The rooms that pin what a network or a task is.
-_CONTENT_SOURCES = ("models/*.py", "datasets/*.py", "features.py", "zoo/*.py", "zoo/weights/*.json")
+_CONTENT_SOURCES = (
+    "models/*.py",
+    "models/paper/*.py",
+    "datasets/*.py",
+    "datasets/paper/*.py",
+    "features.py",
+    "augmentation.py",
+    "zoo/*.py",
+    "zoo/weights/*.json",
+)
 
 
 class Study:
@@ -62,10 +82,13 @@ class Study:
     def __init__(self, profile: str | Path | Profile = "mini", *, out: str | Path | None = None, device: str = "auto"):
         self.profile = load_profile(profile)
         self.device = pick_device(device)
-        for name in self.profile.networks:
-            check_network(name)
-        self.profile.check_names(self.profile.networks, available_tasks())
-        assets.check_cache()
+        if self.profile.reference:
+            check_published(self.profile)
+        else:
+            for name in self.profile.networks:
+                check_network(name)
+            self.profile.check_names(self.profile.networks, available_tasks())
+            assets.check_cache()
         self.folder = self.profile.folder(out)
         self.tables_folder = self.folder / "tables"
         self.figures_folder = self.folder / "figures"
@@ -75,8 +98,11 @@ class Study:
     @property
     def note(self) -> str:
         """One line for figures: whose numbers these are."""
+        if self.profile.reference:
+            return f"{NOTE} {HEAD}" if "imagenet1k" in self.profile.tasks else NOTE
         title = f" ({self.profile.title})" if self.profile.title else ""
-        return f"Measured by profile {self.profile.name}{title}, not the paper's networks and sizes."
+        others = "" if set(self.profile.networks) <= paper.CARDS.keys() else ", not the paper's networks and sizes"
+        return f"Measured by profile {self.profile.name}{title}{others}."
 
     def nearest_fraction(self, wanted: float) -> float:
         """Return the profile's fraction nearest to `wanted`, so that a notebook serves any grid."""
@@ -88,26 +114,35 @@ class Study:
 
     def network(self, name: str) -> Network:
         """Return a network of the profile, loaded once."""
+        self._refuse_published()
         if name not in self._networks:
             self._networks[name] = load_model(name)
         return self._networks[name]
 
     def task(self, name: str, split: str) -> ImageTask:
         """Return a split of a task, cut to the size that the profile names."""
+        self._refuse_published()
         spec = self.profile.tasks[name]
         size = spec.train if split == "train" else spec.test
         return load_dataset(name, split, size=size, seed=self.profile.subset_seed)
 
-    def features(self, network: str, task: str, split: str) -> Features:
-        """Return a network's features on a split, from the store or by one forward pass."""
+    def features(self, network: str, task: str, split: str, *, view: int | None = None, store: bool = True) -> Features:
+        """Return a network's features on a split, or on an augmented view of it, from the store or by one pass."""
         settings = self.profile.extraction
+        images = self._images[task, split]
+        augmentation = None
+        if view is not None:
+            augmentation = Augmentation(settings.recipe, len(images), view, self.profile.subset_seed)
         return extract(
             self.network(network),
-            self._images[task, split],
+            images,
             resolution=self.resolution(network, task),
             device=self.device,
             batch_size=settings.batch_size,
             precision=settings.precision,
+            augmentation=augmentation,
+            dtype=self.profile.tasks[task].storage,
+            store=store,
         )
 
     def resolution(self, network: str, task: str) -> int:
@@ -129,7 +164,8 @@ class Study:
         Returns
         -------
         dict of str to DataFrame
-            `CELL_TABLES`, "networks", "tasks", over all cells of this profile that are done, and "claims".
+            `CELL_TABLES`, "networks", "tasks", over all cells of this profile that are done, and "claims"; of published
+            numbers (``reference: true``) also "spread", their standard deviations.
 
         Raises
         ------
@@ -138,8 +174,10 @@ class Study:
         """
         networks = self._chosen("network", networks, self.profile.networks)
         tasks = self._chosen("task", tasks, self.profile.tasks)
+        if self.profile.reference:
+            return self._write_published()
         done = self._read_index()
-        cells = [(network, task) for network in networks for task in tasks]
+        cells = [(n, t) for n, t in self.profile.cells() if n in networks and t in tasks]
         cells = [(network, task) for network, task in cells if f"{network}/{task}" not in done]
         # Whatever can fail for want of a file fails here, before the long work.
         for name in progress(_names(cells, 0), desc="loading networks", unit="network"):
@@ -158,8 +196,10 @@ class Study:
 
     def missing(self) -> list[tuple[str, str]]:
         """Cells (network, task) of the profile that are still to be computed."""
+        if self.profile.reference:
+            return []
         done = self._read_index()
-        return [(n, t) for n in self.profile.networks for t in self.profile.tasks if f"{n}/{t}" not in done]
+        return [(n, t) for n, t in self.profile.cells() if f"{n}/{t}" not in done]
 
     def about(self, network: str, task: str) -> dict | None:
         """What a finished cell was computed from (features, spec, code) and its notes; None if it is still to do."""
@@ -185,11 +225,31 @@ class Study:
             selections=selections,
             solvers=list(probe.solvers),
             standardise=probe.standardise,
-            sgd=probe.model_dump(exclude={"solvers", "standardise", "ridge_alpha"}),
+            sgd=probe.sgd(self.profile.tasks[task].probe),
             ridge_alpha=probe.ridge_alpha,
             cka_estimators=list(cka.estimators) if task in self.profile.cka_tasks() else [],
             cka_images=cka.images,
+            augmentation=self._augmentation(task),
         )
+
+    def _augmentation(self, task: str) -> dict:
+        """What the augmentation of train images adds to a cell's identity; nothing where there is none."""
+        settings = self.profile.extraction
+        kind = self.profile.tasks[task].augmentation or settings.augmentation
+        if kind == "none":
+            return {}
+        kind = kind if isinstance(kind, str) else kind.model_dump()
+        return {"kind": kind, "recipe": settings.recipe, "seed": self.profile.subset_seed}
+
+    def view(self, network: str, task: str, epoch: int) -> np.ndarray:
+        """Return the features [n, D] of the train images as SGD sees them in an epoch, 0, 1, ...
+
+        Stored where the profile asks for a number of views; computed anew, and not kept, where every epoch is fresh.
+        """
+        kind = self._augmentation(task)["kind"]
+        views = None if isinstance(kind, str) else kind["views"]
+        number = epoch if views is None else epoch % views
+        return self.features(network, task, "train", view=number, store=views is not None).x
 
     def _cell(self, network: str, task: str) -> dict:
         """Compute a cell, or find it in the cache; return its entry in the index."""
@@ -221,6 +281,7 @@ class Study:
                     evals,
                     classes,
                     spec,
+                    train_epochs=partial(self.view, network, task) if spec.augmentation else None,
                     device=self.device,
                     on_epoch=lambda *_: bar.update(1),
                 )
@@ -251,7 +312,7 @@ class Study:
             index = json.loads(path.read_text())
         except (OSError, ValueError):
             return {}
-        wanted = {f"{n}/{t}": (n, t) for n in self.profile.networks for t in self.profile.tasks}
+        wanted = {f"{n}/{t}": (n, t) for n, t in self.profile.cells()}
         return {
             cell: entry
             for cell, entry in index.items()
@@ -268,7 +329,7 @@ class Study:
             part.write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
 
     def _write_tables(self, index: dict) -> dict[str, pd.DataFrame]:
-        cells = [(n, t) for n in self.profile.networks for t in self.profile.tasks if f"{n}/{t}" in index]
+        cells = [(n, t) for n, t in self.profile.cells() if f"{n}/{t}" in index]
         folders = {cell: assets.cache_dir() / "cells" / index["/".join(cell)]["key"] for cell in cells}
         tables = {
             name: pd.concat([read_table(folder / f"{name}.csv") for folder in folders.values()], ignore_index=True)
@@ -284,6 +345,21 @@ class Study:
         for name, table in tables.items():
             write_table(table, self.tables_folder / f"{name}.csv")
         return tables
+
+    def _write_published(self) -> dict[str, pd.DataFrame]:
+        """Write the published numbers as tables: all cells at once, since nothing is computed."""
+        tables, self.notes = published_tables(self.profile)
+        tables["claims"] = claims.evaluate(tables)
+        for name, table in tables.items():
+            write_table(table, self.tables_folder / f"{name}.csv")
+        return tables
+
+    def _refuse_published(self) -> None:
+        if self.profile.reference:
+            raise ValueError(
+                f"profile {self.profile.name} holds published numbers (reference: true): it has no network and no "
+                "image to load; take a profile that measures, such as mini."
+            )
 
     def _claims(self, tables: dict[str, pd.DataFrame], cell_keys: list[str]) -> pd.DataFrame:
         """Judge the claims by these cells, or find the judgement in the cache: each notebook asks for it."""

@@ -13,7 +13,8 @@ from dr_utils.fairness import coefficient_of_variation, gini
 from dr_utils.features import Features
 from dr_utils.probes import choose_alpha, fit_probes, fit_ridge
 from dr_utils.redundancy import RULES, diffused_redundancy_interval
-from dr_utils.subsets import PROJECTIONS, first_subset, fit_projection, n_neurons, random_subsets
+from dr_utils.study.grid import Grid
+from dr_utils.subsets import n_neurons, random_subsets
 
 # Images per update of the Gram matrices: large enough for fast products, small enough for any memory.
 _CKA_BATCH = 4096
@@ -41,6 +42,8 @@ class CellSpec:
     cka_estimators : list of str
     cka_images : int
         The first so many test images.
+    augmentation : dict
+        How train images change from epoch to epoch; empty: they do not.
     """
 
     fractions: list[float]
@@ -53,17 +56,7 @@ class CellSpec:
     ridge_alpha: float | str
     cka_estimators: list[str]
     cka_images: int | None
-
-
-@dataclass
-class _Probe:
-    """One probe of the grid: its key columns in the tables, and its columns of the feature matrix."""
-
-    selection: str
-    fraction: float
-    n_neurons: int
-    seed: int
-    columns: np.ndarray = field(repr=False)
+    augmentation: dict = field(default_factory=dict)
 
 
 def compute_cell(
@@ -74,6 +67,7 @@ def compute_cell(
     classes: Sequence[str],
     spec: CellSpec,
     *,
+    train_epochs: Callable[[int], np.ndarray] | None = None,
     device=None,
     on_epoch: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
@@ -89,6 +83,9 @@ def compute_cell(
         Evaluation sets by name; "test" must be among them.
     classes : sequence of C str
     spec : CellSpec
+    train_epochs : callable, optional
+        Given an epoch, the features [n, D] of the train images as they were augmented for it; SGD sees these. What is
+        fitted in one go (projections, standardisation, ridge) sees `train`.
     device : str or torch.device, optional
         Where probes are trained and Gram matrices summed.
     on_epoch : callable, optional
@@ -101,7 +98,10 @@ def compute_cell(
     notes : list of str
         What the reader of the tables should know of this cell, such as how many components exist.
     """
-    matrices, probes, notes = _grid(train, evals, spec)
+    grid = Grid(train.x, spec)
+    probes, notes = grid.probes, list(grid.notes)
+    matrices = {name: grid.matrix(features.x) for name, features in {"train": train, **evals}.items()}
+    x_epochs = train_epochs and (lambda epoch: grid.matrix(train_epochs(epoch)))
     y_evals = {name: features.y for name, features in evals.items()}
     kept = {"features": "standardised" if spec.standardise else "raw"}
     keys = pd.DataFrame(
@@ -123,13 +123,13 @@ def compute_cell(
         )
         if solver == "sgd":
             seeds = [p.seed for p in probes]
-            result = fit_probes(*arguments, seed=seeds, device=device, on_epoch=on_epoch, **spec.sgd)
+            result = fit_probes(*arguments, seed=seeds, device=device, x_epochs=x_epochs, on_epoch=on_epoch, **spec.sgd)
         else:
             alpha = spec.ridge_alpha
             if alpha == "auto":
-                alpha = choose_alpha(matrices["train"][:, : train.x.shape[1]], train.y)
+                alpha = choose_alpha(matrices["train"][:, : train.x.shape[1]].astype(np.float32), train.y)
                 notes.append(f"ridge penalty {alpha:.3g}, chosen on a fifth of the train images")
-            result = fit_ridge(*arguments, alpha=alpha)
+            result = fit_ridge(*(_single(given) for given in arguments), alpha=alpha)
         for eval_set in evals:
             if eval_set == "test":
                 accuracy, per_class = result.accuracy, result.per_class_accuracy
@@ -156,45 +156,9 @@ def compute_cell(
     return {name: table.reset_index(drop=True) for name, table in tables.items()}, notes
 
 
-def _grid(train: Features, evals: Mapping[str, Features], spec: CellSpec):
-    """Lay out all probes of a cell over one matrix per split: the neurons, then each projection's components."""
-    raw = {"train": train.x, **{name: features.x for name, features in evals.items()}}
-    if spec.standardise:
-        mean, std = train.x.mean(axis=0, dtype=np.float64), train.x.std(axis=0, dtype=np.float64)
-        # A neuron that is silent on train stays at zero instead of becoming NaN.
-        std = np.where(std > 0, std, 1.0)
-        raw = {name: ((x - mean) / std).astype(np.float32) for name, x in raw.items()}
-    width, parts, notes, probes = train.x.shape[1], {name: [x] for name, x in raw.items()}, [], []
-    offset = width
-    for selection, fractions in spec.selections.items():
-        if selection in PROJECTIONS:
-            for seeds in [[s] for s in spec.seeds] if selection.startswith("projection") else [spec.seeds]:
-                fitted = fit_projection(selection, raw["train"], seed=seeds[0])
-                wanted = min(n_neurons(width, max(fractions)), fitted.n_components)
-                for name, x in raw.items():
-                    parts[name].append(fitted.transform(x, wanted))
-                for seed in seeds:
-                    for fraction in fractions:
-                        k = min(n_neurons(width, fraction), wanted)
-                        probes.append(_Probe(selection, fraction, k, seed, np.arange(offset, offset + k)))
-                offset += wanted
-            if fitted.note:
-                notes.append(f"{selection}: {fitted.note}; larger fractions use all of them")
-            continue
-        for fraction in fractions:
-            picks = (
-                random_subsets(width, fraction, spec.seeds)
-                if selection == "random"
-                else [first_subset(width, fraction)] * len(spec.seeds)
-            )
-            probes += [
-                _Probe(selection, fraction, len(columns), seed, columns)
-                for seed, columns in zip(spec.seeds, picks, strict=True)
-            ]
-    matrices = {
-        name: np.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0] for name, blocks in parts.items()
-    }
-    return matrices, probes, notes
+def _single(given):
+    """Half precision as single, anything else as it is."""
+    return given.astype(np.float32) if getattr(given, "dtype", None) == np.float16 else given
 
 
 def similarity_table(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *, device=None) -> pd.DataFrame:

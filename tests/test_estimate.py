@@ -1,0 +1,109 @@
+"""What a profile is said to cost against what a run of it does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from test_study import tiny_network
+from test_study_augmentation import EPOCHS, FRACTIONS, SEEDS, profile_of, run
+from test_study_augmentation import passes as passes  # noqa: PLC0414 - a fixture
+
+from dr_utils import estimate as estimating
+from dr_utils.__main__ import main
+from dr_utils.estimate import PUBLISHED, cell_cost, estimate, images_per_second, notebook_of, probe_rate, report
+from dr_utils.models import load_model
+from dr_utils.profiles import Profile, load_profile
+
+
+@pytest.mark.parametrize("augmentation", ["none", {"views": 3}, "fresh"])
+def test_counts_are_those_of_a_run(passes, tmp_path, augmentation):
+    profile = profile_of(augmentation)
+    cost = cell_cost(profile, tiny_network("tiny_a"), "digits", "03")
+    study, tables = run(profile, tmp_path / "out")
+    assert cost.forwards == sum(passes)
+    assert cost.probes == len(tables["probes"])
+    stored = [f for f in (tmp_path / "home" / "features").glob("*.safetensors")]
+    views = 3 if augmentation == {"views": 3} else 0
+    assert len(stored) == 2 + views
+    x = sum(study.features("tiny_a", "digits", split).x.nbytes for split in ("train", "test"))
+    assert cost.bytes == x + views * study.features("tiny_a", "digits", "train").x.nbytes
+    # A loop that runs the network for each probe in each epoch: (train images x epochs + test images) x probes.
+    assert cost.published_forwards == len(tables["probes"]) * (EPOCHS * 90 + 80)
+
+
+def test_operations_are_those_of_the_products():
+    profile = profile_of("none")
+    lengths = [max(1, int(160 * f)) for f in FRACTIONS] + [16]  # the last: principal components
+    counted = 0
+    for k in lengths * len(SEEDS):
+        for _ in range(EPOCHS):
+            for start in range(0, 90, 32):
+                rows = min(32, 90 - start)
+                counted += 2 * rows * k * 10  # logits: a multiplication and an addition each
+                counted += 2 * rows * k * 10  # and so for the gradient
+    assert cell_cost(profile, tiny_network("tiny_a"), "digits", "03").flops == pytest.approx(counted)
+
+
+def test_cells_go_to_the_notebook_that_needs_them_first():
+    mini = load_profile("mini")
+    places = {
+        name: notebook_of(mini, load_model(name, pretrained=False), "cifar10")
+        for name in ("keras_resnet50", "mobilenet_v2", "small_resnet_ff8", "small_resnet_mrl", "small_vit")
+    }
+    assert list(places.values()) == ["01", "03", "04", "05", "03"]
+    assert notebook_of(mini, load_model("mobilenet_v2", pretrained=False), "imagenet1k") == "07"
+
+
+def test_projection_has_every_cell_and_adds_up(monkeypatch):
+    content = load_profile("mini").model_dump()
+    names = ["small_resnet", "small_resnet_adversarial", "small_resnet_ff8"]
+    content |= {"networks": names, "selections": [{"selection": "random"}], "tasks": {"digits": {"test": 100}}}
+    profile = Profile.model_validate(content)
+    measured = []
+    real = estimating.images_per_second
+    monkeypatch.setattr(estimating, "images_per_second", lambda *a: measured.append(a[0].card.name) or real(*a))
+    table = estimate(profile, device="cpu", batch_size=4)
+    assert measured == ["small_resnet", "small_resnet_ff8"], "one architecture is measured once"
+    assert list(table.network) == names
+    assert (table.extraction_s > 0).all() and (table.probes_s > 0).all()
+    np.testing.assert_allclose(table.extraction_s * table.images_per_second, table.forwards)
+    text = report(profile, table, "cpu")
+    assert "not measured" in text and f"{table.forwards.sum():,}" in text
+    assert f"{PUBLISHED['trainings'][0]:,}" not in text, "that is about the paper's own profile"
+    line = next(line for line in text.splitlines() if line.startswith("in all"))
+    assert f"{table.probes.sum():,}" in line
+
+
+def test_rates_are_those_of_a_clock(monkeypatch):
+    """With a clock that ticks once at every look, each measurement takes one tick."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr(estimating.time, "perf_counter", lambda: float(next(ticks)))
+    rate = images_per_second(tiny_network("tiny_a"), 16, torch.device("cpu"), 8, mixed=False)
+    assert rate == pytest.approx(8 * estimating.MEASURED)
+    assert probe_rate(torch.device("cpu"), 8, width=16, n_classes=3) > 0
+
+
+def test_command_line_prints_the_projection(tmp_path, capsys):
+    content = {
+        "networks": ["small_resnet_ff8"], "tasks": {"digits": {"test": 100}}, "fractions": [0.5, 1.0], "seeds": [1],
+        "deltas": [0.9], "selections": [{"selection": "random"}], "probe": {"epochs": 2},
+    }  # fmt: skip
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert main(["estimate", "--profile", str(path), "--device", "cpu", "--batch", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "profile own on cpu: projected" in shown
+    # 797 train and 100 test images, once each; 2 probes would each see them in 2 epochs.
+    assert " 897 " in shown and f"{2 * (2 * 797 + 100):,}" in shown
+    assert main(["estimate", "--profile", "nosuch"]) == 2
+    assert "unknown profile 'nosuch'" in capsys.readouterr().err
+
+
+def test_unknown_tasks_are_refused():
+    content = load_profile("mini").model_dump()
+    content["tasks"] = {"digitz": {}}
+    content["selections"], content["cka"] = [{"selection": "random"}], {}
+    with pytest.raises(ValueError, match="unknown task 'digitz'; known, nearest first: digits"):
+        estimate(Profile.model_validate(content), device="cpu")

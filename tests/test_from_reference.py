@@ -1,0 +1,283 @@
+"""Published numbers in place of measured ones: nothing made up, nothing loaded, and nobody can take them for ours."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+from importlib import resources
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import dr_utils.study as study_module
+from dr_utils import plots, runner
+from dr_utils.claims import COLUMNS, evaluate
+from dr_utils.claims.registry import NOT_OURS, SCHEMA
+from dr_utils.claims.view import View
+from dr_utils.plots.published import published_curve
+from dr_utils.profiles import load_profile
+from dr_utils.report.captions import CAPTIONS, PUBLISHED, of_published
+from dr_utils.study import Study, read_tables
+
+# How the file calls our names; written down a second time, so that a slip in the suite's own table is seen.
+MODELS = {
+    "resnet50_standard": ("resnet50|nonrob|pretrain=imagenet|mode=random", "resnet50|nonrob|random"),
+    "resnet50_l2_eps3": ("resnet50|robustl2eps3|pretrain=imagenet|mode=random", "resnet50|robustl2eps3|random"),
+    "vit_s16_imagenet21k": ("vit_small_patch16_224|nonrob|pretrain=imagenet21k|mode=random", "-"),
+}
+DATASETS = {
+    ("cifar10", "test"): "cifar10", ("cifar100", "test"): "cifar100", ("flowers", "test"): "flowers",
+    ("pets", "test"): "oxford-iiit-pets", ("imagenet1k", "test"): "imagenet",
+    ("imagenet1k", "imagenetv2"): "imagenetv2",
+}  # fmt: skip
+TABLE1 = {"cifar10": (0.9, 0.8), "pets": (0.9, 0.8), "cifar100": (0.5, 0.5), "flowers": (0.2, 0.2)}  # nearest, first
+FIGURES = ("fig01_prevalence", *(f"fig{name}_imagenet" for name in (
+    "03_architectures", "10_architectures_redundancy", "13_architectures_by_neurons")))  # fmt: skip
+
+
+def the_file(*quantities: str) -> dict[tuple[str, str, float], float]:
+    """Numbers of the file by its own names of network and data set, and fraction or delta."""
+    with resources.files("dr_utils.data").joinpath("reference_values.csv").open(encoding="utf-8") as file:
+        return {
+            (row["model"], row["dataset"], float(row["delta_or_fraction"].partition("=")[2])): float(row["value"])
+            for row in csv.DictReader(file)
+            if row["quantity"] in quantities
+        }
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> Study:
+    return Study("reference", out=tmp_path_factory.mktemp("out"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tables(study) -> dict[str, pd.DataFrame]:
+    return study.run()
+
+
+def changed(**update) -> object:
+    return load_profile("reference").model_copy(update=update)
+
+
+def test_accuracies_are_those_of_the_file_none_made_up_none_lost(tables):
+    numbers = the_file("probe_test_accuracy_mean", "probe_test_accuracy")
+    ours = {
+        (MODELS[row.model][0], DATASETS[row.dataset, row.eval_set], row.fraction): row.accuracy
+        for row in tables["probes"].itertuples()
+    }
+    names = {accuracy for accuracy, _ in MODELS.values()}
+    assert ours == {key: v for key, v in numbers.items() if key[0] in names and key[1] in DATASETS.values()}
+    assert len(ours) == len(tables["probes"]) == 181
+
+
+def test_similarities_and_spreads_are_those_of_the_file(tables):
+    numbers = the_file("CKA_part_vs_whole_mean") | the_file("CKA_between_random_subsets_mean")
+    ours = {
+        (MODELS[row.model][row.comparison == "part_whole"], DATASETS[row.dataset, "test"], row.fraction): row.cka
+        for row in tables["cka"].itertuples()
+    }
+    names = {name for pair in MODELS.values() for name in pair}
+    assert ours == {key: value for key, value in numbers.items() if key[0] in names}
+    assert len(ours) == len(tables["cka"]) == 2 * 4 * (8 + 16)
+
+    spread = tables["spread"].set_index(["model", "dataset", "eval_set", "fraction"])["std"]
+    assert spread.loc["resnet50_standard", "imagenet1k", "imagenetv2", 0.1] == 0.01607  # quoted beside the mean
+    numbers = the_file("probe_test_accuracy_std")
+    kept = {(MODELS[m][0], DATASETS[d, e], f): std for (m, d, e, f), std in spread.items() if d != "imagenet1k"}
+    assert kept == {key: value for key, value in numbers.items() if key[0] in names}
+    assert (spread.index.get_level_values("fraction") < 1).all(), "the whole layer is one run"
+    curve = View(tables).accuracy("resnet50_l2_eps3", "flowers")
+    assert np.isnan(curve.std[-1]) and curve.std[8] == numbers[MODELS["resnet50_l2_eps3"][0], "flowers", 0.1]
+
+
+def test_redundancy_of_the_published_means_is_table_1(tables):
+    dr = tables["redundancy"].set_index(["model", "dataset", "task", "rule", "delta"])["dr"]
+    for dataset, (nearest, first) in TABLE1.items():
+        at = dr.loc["resnet50_standard", dataset, "probe", :, 0.9]
+        assert (at["nearest"], at["first"]) == (nearest, first)
+        assert plots.table1(tables).loc[
+            ("published accuracies", "published ResNet50", 2048, "nearest"), View(tables).task_title(dataset)
+        ] == f"{nearest:.2f}"  # fmt: skip
+    # Another hand's arithmetic on the same curves stands in the file, at four deltas for eleven cells.
+    checked = 0
+    for rule, quantity in (("first", "DR_strict(paper Eq.1)"), ("nearest", "DR_nearest_delta(official code)")):
+        for (name, dataset, delta), value in the_file(quantity).items():
+            (model,) = [m for m, (accuracy, _) in MODELS.items() if accuracy == name]
+            (task,) = [d for (d, e), called in DATASETS.items() if called == dataset and e == "test"]
+            assert dr.loc[model, task, "probe", rule, delta] == pytest.approx(value, abs=1e-9)
+            checked += 1
+    assert checked == 2 * 4 * 11
+    # CKA with the whole layer is 1 at the whole layer, which was not printed: no other fraction would reach delta 1.
+    assert dr.loc["resnet50_standard", "cifar10", "cka", "first", 1.0] == 0.0
+    assert dr.loc["resnet50_standard", "cifar10", "cka", "first", 0.9] == 0.75
+
+
+def test_no_seed_and_no_interval_is_invented(tables):
+    assert set(tables["probes"].seed) == set(tables["cka"].seed_a) == {0}
+    assert tables["redundancy"][["low", "high"]].isna().all(axis=None)
+    assert tables["per_class"].empty and tables["fairness"].empty
+    for name, columns in SCHEMA.items():
+        assert set(columns) <= set(tables[name]), name
+    for name in ("probes", "cka", "redundancy"):
+        assert list(tables[name]) == list(SCHEMA[name]), "no column more than a measured table has"
+    assert not tables["probes"].eval("model == 'vit_s16_imagenet21k' and dataset == 'pets'").any()
+
+
+def test_sizes_of_the_data_sets_fit_the_printed_accuracies(tables):
+    sizes = tables["tasks"].set_index(["dataset", "eval_set"])["n_test"]
+    whole = tables["probes"].query("fraction == 1 and model != 'vit_s16_imagenet21k'")  # the ViT's have four digits
+    correct = whole.accuracy * [sizes[key] for key in zip(whole.dataset, whole.eval_set, strict=True)]
+    assert len(correct) == 12 and np.abs(correct - correct.round()).max() < 2e-3, "images are counted in whole numbers"
+
+
+def test_nothing_is_loaded_and_the_names_need_not_be_registered(monkeypatch, tmp_path, tables):
+    def refuse(*args, **kwargs):
+        raise AssertionError("loaded")
+
+    for name in ("load_model", "load_dataset", "check_network", "available_tasks", "available_networks"):
+        monkeypatch.setattr(study_module, name, refuse)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DR_HOME", str(tmp_path / "file"))  # no folder: the cache cannot be used
+    study = Study("reference", out=tmp_path, device="cpu")
+    assert not study.missing()
+    for name, table in study.run(networks=["resnet50_standard"]).items():
+        pd.testing.assert_frame_equal(table, tables[name])
+    read = read_tables(study.tables_folder)
+    assert set(read) == set(tables) == set(SCHEMA) | {"claims"}
+    pd.testing.assert_frame_equal(read["redundancy"], tables["redundancy"])
+    with pytest.raises(ValueError, match="holds published numbers .* take a profile that measures"):
+        study.network("resnet50_standard")
+    with pytest.raises(ValueError, match="holds published numbers"):
+        study.task("cifar10", "test")
+
+
+@pytest.mark.parametrize(
+    "update, message",
+    [
+        ({"networks": ["resnet50_standart"]}, "unknown published network 'resnet50_standart'.*resnet50_standard"),
+        ({"tasks": {"digits": load_profile("reference").tasks["pets"]}}, "unknown published task 'digits'"),
+        (
+            {"tasks": {"pets": load_profile("reference").tasks["imagenet1k"]}},
+            "unknown published evaluation set of pets",
+        ),
+        ({"seeds": [1, 2, 3]}, r"seeds are \[1, 2, 3\], expected \[0\] with reference: true"),
+        ({"probe": load_profile("mini").probe}, r"solvers are \['sgd', 'ridge'\], expected \['sgd'\]"),
+    ],
+)
+def test_what_was_not_published_is_told_before_anything_is_written(update, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        Study(changed(**update), out=tmp_path)
+    assert not list(tmp_path.iterdir()) and not load_profile("mini").reference
+
+
+def test_fractions_of_the_profile_choose_the_points(tmp_path):
+    found = Study(changed(fractions=[0.1, 0.5, 1.0]), out=tmp_path).run()
+    assert set(found["probes"].fraction) == {0.1, 0.5, 1.0}
+    assert set(found["cka"].fraction) == {0.1, 0.5, 1.0}
+    dr = found["redundancy"].query("dataset == 'cifar10' and task == 'probe' and rule == 'first' and delta == 0.9").dr
+    assert dr.tolist() == [0.5, 0.9, 0.5]
+
+
+def test_no_claim_is_judged_by_the_numbers_that_make_it(tables):
+    for claims in (tables["claims"], evaluate(tables, ["A5", "P5"])):
+        assert tuple(claims.columns) == COLUMNS and len(claims) in (29, 2)
+        assert set(claims.verdict) == {"not_tested"} and set(claims.why) == {NOT_OURS}
+        assert set(claims.measured) == {"nothing measured"}
+    # The rule looks at where the tables come from, not at the profile: the same numbers as measured ones are judged.
+    measured = tables | {"networks": tables["networks"].assign(source="a measurement")}
+    assert set(evaluate(measured, ["A5", "P8"]).why) != {NOT_OURS}
+
+
+def test_figures_say_whose_numbers_they_show_and_draw_them_once(study, tables):
+    assert "Published numbers" in study.note and "nothing here was measured by this suite" in study.note
+    assert (
+        study.notes[0].startswith("Published numbers") and "vit_s16_imagenet21k on pets: not published." in study.notes
+    )
+    models = plots.networks_by_kind(tables)["imagenet"]
+    assert models == list(MODELS)
+    for figure in (
+        plots.prevalence(tables, note=study.note),
+        plots.accuracy_by_network(tables, models, note=study.note),
+        plots.redundancy_by_network(tables, models, note=study.note),
+        plots.random_subset_cka(tables, note=study.note),
+    ):
+        (legend,) = figure.legends
+        assert legend.get_title().get_text().startswith("Published numbers, not measured by this suite")
+        labels = [text.get_text() for text in legend.get_texts()]
+        assert labels and not any(label.startswith("paper: ") for label in labels)
+        assert (
+            "95 %" not in figure._supxlabel.get_text() and "nothing here was measured" in figure._supxlabel.get_text()
+        )
+    assert View(tables).cka_label == "linear CKA", "the printed numbers do not name their estimator"
+    card = View(tables).networks.loc["resnet50_standard"]
+    assert published_curve(card, "cifar10", "accuracy") is None
+    assert published_curve(card.replace({card["source"]: "timm"}), "cifar10", "accuracy") is not None
+    measured = tables | {"networks": tables["networks"].assign(source="timm")}
+    (legend,) = plots.prevalence(measured).legends
+    assert legend.get_title().get_text() == "" and any(t.get_text().startswith("paper: ") for t in legend.get_texts())
+
+
+def test_an_interval_is_written_only_where_there_is_one():
+    assert plots.with_interval(0.8, 0.7, 0.85) == "0.80 [0.70, 0.85]"
+    assert plots.with_interval(0.8, np.nan, np.nan) == "0.80"
+
+
+def test_captions_lose_what_only_holds_for_measurements():
+    for words in map(of_published, CAPTIONS.values()):
+        assert words.text.startswith(PUBLISHED) and words.title.endswith("(published numbers)")
+        assert "95 %" not in words.text and "the paper's own curves" not in words.text
+
+
+@pytest.mark.parametrize("other", [["--profile", "mini"], ["--only", "02"]])
+def test_the_option_stands_alone(other, capsys):
+    option = other[0]
+    message = f"--from-reference stands for --profile reference --only 01 03; leave out {option}"
+    for arguments in (["--from-reference", *other], [*other, "--from-reference"]):
+        with pytest.raises(SystemExit) as stopped:
+            runner.parse(arguments)
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
+        result = subprocess.run(["bash", ROOT / "run_all.sh", *arguments], capture_output=True, text=True)
+        assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+    usage = subprocess.run(["bash", ROOT / "run_all.sh", "--help"], capture_output=True, text=True).stdout
+    assert "--from-reference" in usage
+    assert runner.parse([]).profile == "mini" and runner.parse(other).from_reference is False
+
+
+def test_the_option_is_the_profile_and_its_notebooks(tmp_path):
+    for arguments in (["--from-reference"], ["--profile", "reference"]):
+        notebooks, run = runner.prepare(runner.parse([*arguments, "--out", str(tmp_path)]))
+        assert [path.stem for path in notebooks] == ["01_prevalence", "03_architectures"]
+        assert run.profile.reference and run.profile_source == "reference" and run.folder == tmp_path / "reference"
+
+
+# Not marked "archives" as other tests that execute notebooks are: this one needs no archive, so it runs everywhere.
+def test_notebooks_redraw_the_papers_curves(tmp_path, capsys):
+    assert runner.main(["--from-reference", "--out", str(tmp_path), "--device", "cpu"]) == 0, capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "published numbers: nothing was measured" in shown and "0 holds, 0 differs, 29 not tested" in shown
+    results = tmp_path / "reference"
+    assert sorted(path.stem for path in (results / "figures").glob("*.png")) == sorted(FIGURES)
+    for name in FIGURES:
+        pixels = np.asarray(Image.open(results / "figures" / f"{name}.png").convert("RGB"), dtype=int)
+        coloured = (pixels.max(axis=2) - pixels.min(axis=2)) > 40
+        assert min(pixels.shape[:2]) > 300 and coloured.mean() > 0.001
+        assert coloured.any(axis=0).mean() > 0.2, "the lines do not run across the figure"
+    for path in (results / "notebooks").glob("*.ipynb"):
+        outputs = [
+            output for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" for output in cell.outputs
+        ]
+        assert "nothing here was measured by this suite" in outputs[0].text, "said before any number"
+        assert not any(re.search(r"nan, nan|± nan|± 0\.000", str(output)) for output in outputs)
+
+    page = (results / "report.html").read_text(encoding="utf-8")
+    captions = re.findall(r"<figcaption>.*?</figcaption>", page, re.DOTALL)
+    assert len(captions) == len(FIGURES)
+    assert all("nothing in this figure was measured by this suite" in text for text in captions)
+    assert all("95 % " not in text and "Grey and dashed" not in text for text in captions)
+    assert "<strong>Nothing on this page was measured by this suite</strong>" in page
+    assert "not run." not in page and "Every number on this page is that of the profile" not in page

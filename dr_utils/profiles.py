@@ -168,12 +168,15 @@ class Extraction(_Part):
 
     `augmentation` is of train images: none (features once), {views: K} (K augmented passes, stored and cycled
     through), or fresh (the paper's: augmented anew in every epoch, one pass for all probes); `recipe` says how.
+    `normalisation` published feeds ImageNet-1k ViTs of the paper with ImageNet's mean and deviation, as the public code
+    does, though they were trained with 0.5.
     """
 
     batch_size: Count = 64
     precision: Literal["float32", "mixed", "auto"] = "float32"
     augmentation: Literal["none", "fresh"] | Views = "none"
     recipe: Literal["paper", "published"] = "paper"
+    normalisation: Literal["own", "published"] = "own"
 
 
 class Profile(_Part):

@@ -58,7 +58,7 @@ def run(tmp_path):
     results = tmp_path / "mini"
     (results / "tables").mkdir(parents=True)
     (results / "figures").mkdir()
-    rows = [(name, "Fig 1", "a | b", "1.0 " * 100, "holds", "") for name in CLAIMS]
+    rows = [(name, "Fig 1", "a | b", "1.0 " * 100, "holds", "", "") for name in CLAIMS]
     pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(results / "tables" / "claims.csv", index=False)
     for name in readme.GALLERY:
         (results / "figures" / f"{name}.png").write_bytes(name.encode())

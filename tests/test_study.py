@@ -83,7 +83,7 @@ def test_two_runs_from_nothing_write_the_same_bytes(tiny, profile, monkeypatch):
         study = Study(profile, out=tiny / run, device="cpu")
         study.run()
         written.append({p.name: p.read_bytes() for p in study.tables_folder.glob("*.csv")})
-    assert set(written[0]) == {f"{n}.csv" for n in (*CELL_TABLES, "networks", "tasks", "claims")}
+    assert set(written[0]) == {f"{n}.csv" for n in (*CELL_TABLES, "networks", "tasks", "claims", "against_paper")}
     assert written[0] == written[1]
 
 

@@ -17,13 +17,14 @@ from dr_utils.claims import (  # noqa: F401  (importing a section registers its 
     similarity,
     width_mrl,
 )
+from dr_utils.claims.against import against_paper, difference_of
 from dr_utils.claims.registry import NOT_OURS, NOT_TESTED, ORDER, Claim, missing, registered
 from dr_utils.claims.show import show
 from dr_utils.claims.view import View
 
 __all__ = ["CLAIMS", "COLUMNS", "Claim", "NOT_TESTED", "evaluate", "show"]
 
-COLUMNS = ("claim", "paper_figure", "published", "measured", "verdict", "why")
+COLUMNS = ("claim", "paper_figure", "published", "measured", "verdict", "why", "difference")
 
 CLAIMS: dict[str, Claim] = {name: registered[name] for name in ORDER}
 
@@ -44,7 +45,8 @@ def evaluate(tables: dict[str, pd.DataFrame], only=None) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per claim in the order of the paper's sections: claim, paper_figure, published, measured,
-        verdict ("holds", "differs" or "not_tested") and why.
+        verdict ("holds", "differs" or "not_tested"), why, and difference: how far ours are from the printed
+        numbers that the claim is about, in standard deviations of ours; "" where none were printed.
 
     Raises
     ------
@@ -56,12 +58,15 @@ def evaluate(tables: dict[str, pd.DataFrame], only=None) -> pd.DataFrame:
         if name not in CLAIMS:
             raise unknown("claim", name, CLAIMS)
     view = View(tables)
-    rows = []
+    rows, against = [], against_paper(view)
     for entry in (CLAIMS[name] for name in CLAIMS if name in wanted):
         absent = [name for name in entry.needs if name not in view.tables]
         if view.from_paper:
             outcome = missing(NOT_OURS)
         else:
             outcome = missing(f"this run has no table {' and no '.join(absent)}") if absent else entry.test(view)
-        rows.append((entry.id, entry.figure, entry.published, outcome.measured, outcome.verdict, outcome.why))
+        difference = difference_of(entry.id, against, view)
+        rows.append(
+            (entry.id, entry.figure, entry.published, outcome.measured, outcome.verdict, outcome.why, difference)
+        )
     return pd.DataFrame(rows, columns=list(COLUMNS))

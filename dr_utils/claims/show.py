@@ -37,8 +37,11 @@ def show(table: pd.DataFrame, only: Sequence[str]):
         if name not in rows.index:
             raise unknown("claim", name, rows.index)
     rows = rows.loc[list(only)]
+    if "difference" in rows and not rows["difference"].fillna("").any():
+        rows = rows.drop(columns="difference")  # nothing was printed that these could be compared with
     rows.insert(0, "statement", [registered[name].statement for name in rows.index])
-    columns = {"statement": "the paper says", "paper_figure": "where", "published": "published", "measured": "ours"}
+    columns = {"statement": "the paper says", "paper_figure": "where", "published": "published", "measured": "ours",
+               "difference": "ours less printed"}  # fmt: skip
     shown = rows.rename(columns=columns)
     return (
         shown.style.set_properties(**{"text-align": "left", "vertical-align": "top", "white-space": "normal"})

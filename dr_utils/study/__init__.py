@@ -16,11 +16,14 @@ import pandas as pd
 from dr_utils import assets, claims
 from dr_utils.augmentation import Augmentation
 from dr_utils.checks import unknown
+from dr_utils.claims.against import against_paper
+from dr_utils.claims.view import View
 from dr_utils.datasets import ImageTask, load_dataset
 from dr_utils.datasets import available as available_tasks
 from dr_utils.features import Features, extract, pick_device
 from dr_utils.models import Network, check_network, load_model, paper
 from dr_utils.models import available as available_networks
+from dr_utils.models.paper import finding
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
 from dr_utils.study.cell import CellSpec, compute_cell
@@ -116,7 +119,8 @@ class Study:
         """Return a network of the profile, loaded once."""
         self._refuse_published()
         if name not in self._networks:
-            self._networks[name] = load_model(name)
+            published = self.profile.extraction.normalisation == "published" and name in paper.CARDS
+            self._networks[name] = paper.load_paper(name, normalisation="published") if published else load_model(name)
         return self._networks[name]
 
     def task(self, name: str, split: str) -> ImageTask:
@@ -289,7 +293,7 @@ class Study:
             sizes = {name: len(features.y) for name, features in {"train": train, **evals}.items()}
             facts = {"weight_hash": self.network(network).weight_hash, "n_classes": len(classes), "sizes": sizes}
             store_cell(folder, tables, {"identity": identity, "notes": notes, **facts})
-        return {"key": key, "request": self._request(network, task)}
+        return {"key": key, "request": self._request(network, task), "file": _file_of(network)}
 
     def _request(self, network: str, task: str) -> str:
         """Identify what the profile asks of a cell, without loading its network or images.
@@ -317,8 +321,7 @@ class Study:
             cell: entry
             for cell, entry in index.items()
             if cell in wanted
-            # Other networks' weights are not pinned here; they are loaded, and looked up by their hash.
-            and wanted[cell][0] in available_networks()
+            and _is_pinned(wanted[cell][0], entry.get("file"))
             and entry["request"] == self._request(*wanted[cell])
             and (assets.cache_dir() / "cells" / entry["key"] / "done").exists()
         }
@@ -342,6 +345,7 @@ class Study:
             [row for n, t in _first_of_each(cells, 1) for row in self._task_rows(t, facts[n, t])]
         )
         tables["claims"] = self._claims(tables, [entry["key"] for _, entry in sorted(index.items())])
+        tables["against_paper"] = against_paper(View(tables))
         for name, table in tables.items():
             write_table(table, self.tables_folder / f"{name}.csv")
         return tables
@@ -371,7 +375,7 @@ class Study:
         return read_table(path)
 
     def _network_row(self, name: str, about: dict) -> dict:
-        card = available_networks().get(name) or self.network(name).card
+        card = available_networks().get(name) or paper.CARDS.get(name) or self.network(name).card
         columns = ("title", "width", "family", "training", "upstream", "kind", "side", "source", "licence", "top1")
         row = {"model": name, **{column: getattr(card, column) for column in columns}}
         return {**row, "weight_hash": about["weight_hash"], "robust_of": card.robust_of}
@@ -396,6 +400,21 @@ class _LazyTasks(dict):
     def __missing__(self, key: tuple[str, str]) -> ImageTask:
         self[key] = self._study.task(*key)
         return self[key]
+
+
+def _file_of(network: str) -> list | None:
+    """Name, size and time of a weight file that a person has placed; None where there is none."""
+    found = finding.local_file(paper.CARDS[network]) if network in paper.CARDS else None
+    return found and [found.name, found.stat().st_size, found.stat().st_mtime_ns]
+
+
+def _is_pinned(network: str, file: list | None) -> bool:
+    """Whether the weights are sure to be those that were used, without loading them.
+
+    The registry's are, by their hash. The paper's are as long as the file is the one that was used; one that has
+    been taken away since is not asked for again. Others are loaded, and looked up by their hash.
+    """
+    return network in available_networks() or (network in paper.CARDS and _file_of(network) in (None, file))
 
 
 def _names(cells: Iterable[tuple[str, str]], place: int) -> list[str]:

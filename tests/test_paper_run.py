@@ -1,0 +1,110 @@
+"""The paper's path from end to end: weights and images in their published layouts, its protocol, tables and claims."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from test_datasets_paper import data, imagenet, pets  # noqa: F401 - fixtures
+from test_models_paper import MEAN, place, resnet18, resnet_reference, to_arrays, vits, wrapped  # noqa: F401
+
+import dr_utils.study as study_module
+from dr_utils.datasets import load_dataset
+from dr_utils.features import resize_batch
+from dr_utils.profiles import Profile
+from dr_utils.study import Study
+
+NETWORKS = ["resnet18_standard", "resnet18_l2_eps3", "vit_s32_imagenet1k"]
+SIDE = 48
+
+
+@pytest.fixture
+def profile():
+    pair = NETWORKS[:2]
+    return Profile.model_validate(
+        {
+            "name": "paper_small",
+            "networks": NETWORKS,
+            "tasks": {
+                "pets": {"resolution": SIDE},
+                "imagenet1k": {
+                    "resolution": SIDE, "storage": "float16", "augmentation": "none", "networks": pair,
+                    "eval_sets": ["test", "imagenetv2"], "probe": {"epochs": 2, "batch_size": 8},
+                },
+            },
+            "fractions": [0.1, 0.5, 1.0],
+            "seeds": [1, 2, 3],
+            "deltas": [0.9],
+            "selections": [{"selection": "random"}, {"selection": "pca", "networks": pair, "tasks": ["pets"]}],
+            "probe": {"epochs": 3, "batch_size": 8},
+            "cka": {"images": 12},
+            "extraction": {"batch_size": 8, "augmentation": {"views": 2}, "normalisation": "published"},
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture
+def weights(data, resnet18, vits):  # noqa: F811
+    """A file for each network, as its makers publish them."""
+    (data / "weights").mkdir()
+    torch.manual_seed(3)
+    standard = timm.create_model("resnet18")
+    save_file(standard.state_dict(), place(data, "resnet18_standard"))
+    torch.save({"model": wrapped(resnet18), "epoch": 89, "optimizer": {"lr": 0.1}}, place(data, "resnet18_l2_eps3"))
+    np.savez(place(data, "vit_s32_imagenet1k"), **to_arrays(vits[32]))
+    return standard.eval()
+
+
+def test_published_files_become_tables(profile, weights, pets, imagenet, resnet18, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("DR_PROGRESS", "off")
+    study = Study(profile, out=tmp_path / "out", device="cpu")
+    tables = study.run()
+    probes = tables["probes"]
+    assert set(map(tuple, probes[["model", "dataset"]].drop_duplicates().to_numpy())) == set(profile.cells())
+    assert set(probes.query("dataset == 'imagenet1k'").eval_set) == {"test", "imagenetv2"}
+    assert study.about("vit_s32_imagenet1k", "pets")["identity"]["spec"]["augmentation"]["kind"] == {"views": 2}
+    on_imagenet = study.about("resnet18_standard", "imagenet1k")["identity"]["spec"]
+    assert on_imagenet["augmentation"] == {} and on_imagenet["sgd"]["epochs"] == 2
+    # Features are those of the networks that the files were written from.
+    images = resize_batch(load_dataset("pets", "test").images, SIDE)
+    robust = resnet_reference(resnet18, images).numpy()
+    found = study.features("resnet18_l2_eps3", "pets", "test").x
+    np.testing.assert_allclose(found, robust, rtol=1e-4, atol=1e-4 * np.abs(robust).max())
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    with torch.inference_mode():
+        expected = weights.forward_head(weights.forward_features((images - MEAN) / std), pre_logits=True).numpy()
+    found = study.features("resnet18_standard", "pets", "test").x
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    assert study.network("vit_s32_imagenet1k").preprocessing["mean"] == [0.485, 0.456, 0.406], "as the public code"
+    # What the paper's claims are about is there to be judged.
+    claims = tables["claims"].set_index("claim")
+    assert "resnet18_standard/imagenet1k" in claims.measured["I1"]
+    assert "change at most" in claims.measured["I2"] and "stand-in" not in claims.why["I2"]
+    assert "not the paper's networks" not in study.note
+    # A second study finds all of it, and in the same folder loads nothing, even where the files are gone.
+    again = Study(profile, out=tmp_path / "again", device="cpu").run()
+    np.testing.assert_array_equal(again["probes"].accuracy, probes.accuracy)
+    monkeypatch.setattr(study_module, "load_model", refuse)
+    monkeypatch.setattr(study_module, "load_dataset", refuse)
+    monkeypatch.setattr(study_module.paper, "load_paper", refuse)
+    np.testing.assert_array_equal(Study(profile, out=tmp_path / "out", device="cpu").run()["probes"], probes)
+    file = place(tmp_path / "data", "resnet18_l2_eps3")
+    kept = file.read_bytes()
+    file.unlink()
+    assert not Study(profile, out=tmp_path / "out", device="cpu").missing()
+    file.write_bytes(kept + b" ")
+    missing = Study(profile, out=tmp_path / "out", device="cpu").missing()
+    assert missing == [("resnet18_l2_eps3", "pets"), ("resnet18_l2_eps3", "imagenet1k")], "another file has come"
+
+
+def refuse(*args, **kwargs):
+    raise AssertionError("loaded again")
+
+
+def test_a_missing_weight_file_stops_before_any_work(profile, weights, pets, imagenet, data, tmp_path):  # noqa: F811
+    place(data, "vit_s32_imagenet1k").unlink()
+    with pytest.raises(RuntimeError, match=r"(?s)S_32-i1k-300ep.*weights"):
+        Study(profile, out=tmp_path / "out", device="cpu").run()
+    assert not (tmp_path / "home" / "features").exists()

@@ -21,39 +21,17 @@ from dr_utils.claims.view import View
 from dr_utils.datasets import ImageTask, load_dataset
 from dr_utils.datasets import available as available_tasks
 from dr_utils.features import Features, extract, pick_device
-from dr_utils.models import Network, check_network, load_model, paper
+from dr_utils.models import Network, NetworkCard, check_network, load_model, paper
 from dr_utils.models import available as available_networks
-from dr_utils.models.paper import finding
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
+from dr_utils.study import index
 from dr_utils.study.cell import CellSpec, compute_cell
 from dr_utils.study.from_reference import HEAD, NOTE, check_published, published_tables
-from dr_utils.study.store import read_table, read_tables, source_hash, store_cell, write_table
+from dr_utils.study.store import read_tables, source_hash, store_cell, write_table
+from dr_utils.study.tables import CELL_TABLES, judged, measured_tables
 
 __all__ = ["CELL_TABLES", "Study", "read_tables", "write_table"]
-
-CELL_TABLES = ("probes", "per_class", "cka", "redundancy", "fairness")
-# The rooms whose code decides the numbers of a cell: when one changes, cells are computed anew.
-_NUMERIC_SOURCES = (
-    "probes/*.py",
-    "subsets.py",
-    "cka.py",
-    "redundancy.py",
-    "fairness.py",
-    "study/cell.py",
-    "study/grid.py",
-)
-# The rooms that pin what a network or a task is.
-_CONTENT_SOURCES = (
-    "models/*.py",
-    "models/paper/*.py",
-    "datasets/*.py",
-    "datasets/paper/*.py",
-    "features.py",
-    "augmentation.py",
-    "zoo/*.py",
-    "zoo/weights/*.json",
-)
 
 
 class Study:
@@ -194,7 +172,7 @@ class Study:
             for network, task in cells:
                 bar.set_description(f"{network} on {task}")
                 done[f"{network}/{task}"] = self._cell(network, task)
-                self._write_index(done)
+                index.write(self.tables_folder, done)
                 bar.update(1)
         return self._write_tables(done)
 
@@ -267,7 +245,7 @@ class Study:
             "features": [train.key, *(evals[name].key for name in eval_sets)],
             "eval_sets": list(eval_sets),
             "spec": asdict(spec),
-            "code": source_hash(*_NUMERIC_SOURCES),
+            "code": source_hash(*index.NUMERIC_SOURCES),
         }
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
         folder = assets.cache_dir() / "cells" / key
@@ -293,7 +271,7 @@ class Study:
             sizes = {name: len(features.y) for name, features in {"train": train, **evals}.items()}
             facts = {"weight_hash": self.network(network).weight_hash, "n_classes": len(classes), "sizes": sizes}
             store_cell(folder, tables, {"identity": identity, "notes": notes, **facts})
-        return {"key": key, "request": self._request(network, task), "file": _file_of(network)}
+        return {"key": key, "request": self._request(network, task), "file": index.file_of(network)}
 
     def _request(self, network: str, task: str) -> str:
         """Identify what the profile asks of a cell, without loading its network or images.
@@ -305,50 +283,34 @@ class Study:
             "subset_seed": self.profile.subset_seed,
             "extraction": self.profile.extraction.model_dump(),
             "spec": asdict(self.spec(network, task)),
-            "code": source_hash(*_NUMERIC_SOURCES, *_CONTENT_SOURCES),
+            "code": source_hash(*index.NUMERIC_SOURCES, *index.CONTENT_SOURCES),
         }
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
 
     def _read_index(self) -> dict:
         """Return the cells of this results folder that still answer what the profile asks."""
-        path = self.tables_folder / "cells.json"
-        try:
-            index = json.loads(path.read_text())
-        except (OSError, ValueError):
-            return {}
         wanted = {f"{n}/{t}": (n, t) for n, t in self.profile.cells()}
         return {
             cell: entry
-            for cell, entry in index.items()
+            for cell, entry in index.read(self.tables_folder).items()
             if cell in wanted
-            and _is_pinned(wanted[cell][0], entry.get("file"))
+            and index.is_pinned(wanted[cell][0], entry.get("file"), available_networks())
             and entry["request"] == self._request(*wanted[cell])
             and (assets.cache_dir() / "cells" / entry["key"] / "done").exists()
         }
 
-    def _write_index(self, index: dict) -> None:
-        self.tables_folder.mkdir(parents=True, exist_ok=True)
-        with assets.atomic_path(self.tables_folder / "cells.json") as part:
-            part.write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
-
-    def _write_tables(self, index: dict) -> dict[str, pd.DataFrame]:
-        cells = [(n, t) for n, t in self.profile.cells() if f"{n}/{t}" in index]
-        folders = {cell: assets.cache_dir() / "cells" / index["/".join(cell)]["key"] for cell in cells}
-        tables = {
-            name: pd.concat([read_table(folder / f"{name}.csv") for folder in folders.values()], ignore_index=True)
-            for name in CELL_TABLES
-        }
-        facts = {cell: json.loads((folder / "about.json").read_text()) for cell, folder in folders.items()}
-        self.notes = [f"{n} on {t}: {note}" for (n, t), about in facts.items() for note in about["notes"]]
-        tables["networks"] = pd.DataFrame([self._network_row(n, facts[n, t]) for n, t in _first_of_each(cells, 0)])
-        tables["tasks"] = pd.DataFrame(
-            [row for n, t in _first_of_each(cells, 1) for row in self._task_rows(t, facts[n, t])]
-        )
-        tables["claims"] = self._claims(tables, [entry["key"] for _, entry in sorted(index.items())])
+    def _write_tables(self, done: dict) -> dict[str, pd.DataFrame]:
+        keys = {(n, t): done[f"{n}/{t}"]["key"] for n, t in self.profile.cells() if f"{n}/{t}" in done}
+        tables, self.notes = measured_tables(self.profile, keys, self._card)
+        tables["claims"] = judged(tables, [entry["key"] for _, entry in sorted(done.items())])
         tables["against_paper"] = against_paper(View(tables))
         for name, table in tables.items():
             write_table(table, self.tables_folder / f"{name}.csv")
         return tables
+
+    def _card(self, network: str) -> NetworkCard:
+        """A network's card, without loading it where that can be."""
+        return available_networks().get(network) or paper.CARDS.get(network) or self.network(network).card
 
     def _write_published(self) -> dict[str, pd.DataFrame]:
         """Write the published numbers as tables: all cells at once, since nothing is computed."""
@@ -365,30 +327,6 @@ class Study:
                 "image to load; take a profile that measures, such as mini."
             )
 
-    def _claims(self, tables: dict[str, pd.DataFrame], cell_keys: list[str]) -> pd.DataFrame:
-        """Judge the claims by these cells, or find the judgement in the cache: each notebook asks for it."""
-        cards = tables["networks"].to_csv() + tables["tasks"].to_csv()
-        asked = json.dumps([cell_keys, cards, source_hash("claims/*.py", "data/*", "reference.py")])
-        path = assets.cache_dir() / "claims" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.csv"
-        if not path.exists():
-            write_table(claims.evaluate(tables), path)
-        return read_table(path)
-
-    def _network_row(self, name: str, about: dict) -> dict:
-        card = available_networks().get(name) or paper.CARDS.get(name) or self.network(name).card
-        columns = ("title", "width", "family", "training", "upstream", "kind", "side", "source", "licence", "top1")
-        row = {"model": name, **{column: getattr(card, column) for column in columns}}
-        return {**row, "weight_hash": about["weight_hash"], "robust_of": card.robust_of}
-
-    def _task_rows(self, name: str, about: dict) -> list[dict]:
-        card, spec = available_tasks()[name], self.profile.tasks[name]
-        shared = {"n_classes": about["n_classes"], "n_train": about["sizes"]["train"]}
-        return [
-            {"dataset": name, "title": card.title, "eval_set": eval_set, **shared,
-             "n_test": about["sizes"][eval_set], "resolution": spec.resolution, "source": card.source}
-            for eval_set in spec.eval_sets
-        ]  # fmt: skip
-
 
 class _LazyTasks(dict):
     """The images of (task, split), loaded when first asked for."""
@@ -402,24 +340,5 @@ class _LazyTasks(dict):
         return self[key]
 
 
-def _file_of(network: str) -> list | None:
-    """Name, size and time of a weight file that a person has placed; None where there is none."""
-    found = finding.local_file(paper.CARDS[network]) if network in paper.CARDS else None
-    return found and [found.name, found.stat().st_size, found.stat().st_mtime_ns]
-
-
-def _is_pinned(network: str, file: list | None) -> bool:
-    """Whether the weights are sure to be those that were used, without loading them.
-
-    The registry's are, by their hash. The paper's are as long as the file is the one that was used; one that has
-    been taken away since is not asked for again. Others are loaded, and looked up by their hash.
-    """
-    return network in available_networks() or (network in paper.CARDS and _file_of(network) in (None, file))
-
-
 def _names(cells: Iterable[tuple[str, str]], place: int) -> list[str]:
     return list(dict.fromkeys(cell[place] for cell in cells))
-
-
-def _first_of_each(cells: Iterable[tuple[str, str]], place: int) -> list[tuple[str, str]]:
-    return list({cell[place]: cell for cell in reversed(list(cells))}.values())[::-1]

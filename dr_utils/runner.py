@@ -351,6 +351,8 @@ def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Pa
     from dr_utils.study import Study
 
     study = Study(profile, out=args.out, device=args.device)
+    if any("study.run(" in notebook.read_text(encoding="utf-8") for notebook in notebooks):
+        study.check_files()
     path = find_profile(args.profile)
     source = path.stem if path.parent == PROFILES else str(path)
     run = Run(profile, source, study.folder.parent, study.device.type, folder, parameters, say)

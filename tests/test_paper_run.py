@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import timm
@@ -11,6 +13,7 @@ from test_datasets_paper import data, imagenet, pets  # noqa: F401 - fixtures
 from test_models_paper import MEAN, place, resnet18, resnet_reference, to_arrays, vits, wrapped  # noqa: F401
 
 import dr_utils.study as study_module
+from dr_utils import runner
 from dr_utils.datasets import load_dataset
 from dr_utils.features import resize_batch
 from dr_utils.profiles import Profile
@@ -103,8 +106,34 @@ def refuse(*args, **kwargs):
     raise AssertionError("loaded again")
 
 
-def test_a_missing_weight_file_stops_before_any_work(profile, weights, pets, imagenet, data, tmp_path):  # noqa: F811
-    place(data, "vit_s32_imagenet1k").unlink()
-    with pytest.raises(RuntimeError, match=r"(?s)S_32-i1k-300ep.*weights"):
-        Study(profile, out=tmp_path / "out", device="cpu").run()
+def test_what_is_missing_is_listed_before_any_work(profile, weights, pets, imagenet, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    Study(profile, out=tmp_path / "out", device="cpu").check_files()
+    data = tmp_path / "data"  # noqa: F811
+    for name in ("vit_s32_imagenet1k", "resnet18_l2_eps3"):
+        place(data, name).unlink()
+    shutil.rmtree(data / "imagenet" / "val")
+    study = Study(profile, out=tmp_path / "out", device="cpu")
+    with pytest.raises(ValueError) as refused:
+        study.check_files()
+    lines = str(refused.value).splitlines()
+    assert (
+        len(lines) == 5 and f"needs 3 files or folders that are not there; {data} (--data, DR_DATA) lacks:" in lines[0]
+    )
+    assert lines[1] == "  weights/resnet18_l2_eps3.ckpt, the weights of resnet18_l2_eps3"
+    assert lines[2].startswith("  weights/S_32-i1k") and lines[3] == "  imagenet/val, for imagenet1k"
+    with pytest.raises(RuntimeError, match="the weights of resnet18_l2_eps3"):
+        study.run()
     assert not (tmp_path / "home" / "features").exists()
+
+
+def test_the_papers_profile_asks_for_all_it_lacks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("DR_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DR_DATA", raising=False)
+    assert runner.main(["--profile", "paper", "--only", "04", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("the weights of") == 21 and "no data folder is named" in said
+    for path in ("cifar-100-python/train", "oxford-iiit-pet/images", "flowers-102/jpg", "imagenet/train"):
+        assert path in said
+    assert not (tmp_path / "out").exists()

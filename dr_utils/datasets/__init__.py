@@ -7,10 +7,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from numbers import Integral
 
 import numpy as np
 
+from dr_utils.assets import data_dir
 from dr_utils.checks import unknown
 from dr_utils.datasets import cifar10, digits, fashion_mnist, groceries
 from dr_utils.datasets.corruptions import KINDS as CORRUPTIONS
@@ -20,7 +22,7 @@ from dr_utils.datasets.paper.folder import FolderSource, read_split
 from dr_utils.datasets.store import load_split
 from dr_utils.datasets.task import ImageTask, Source, TaskCard, digest_of, draw, take
 
-__all__ = ["CORRUPTIONS", "ImageTask", "TaskCard", "available", "corrupt", "load_dataset"]
+__all__ = ["CORRUPTIONS", "ImageTask", "TaskCard", "available", "corrupt", "load_dataset", "missing_files"]
 
 CORRUPTED_SEVERITY = 3
 
@@ -91,6 +93,18 @@ def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 
     if split == "corrupted":
         images = corrupt_all(np.asarray(images), CORRUPTED_SEVERITY, int(seed))
     return ImageTask(name, split, images, labels, card.classes, digest_of(images, labels, card.classes))
+
+
+def missing_files(name: str, splits: Iterable[str]) -> list[str]:
+    """Files and folders that these splits of a task are read from and that the data folder (DR_DATA) lacks.
+
+    None for tasks that the suite fetches by itself. Nothing is opened.
+    """
+    source, root = _SOURCES[name], data_dir()
+    if not isinstance(source, FolderSource):
+        return []
+    needed = dict.fromkeys(path for split in splits for path in source.needs[split])
+    return [path for path in needed if root is None or not (root / path).exists()]
 
 
 def _check_size(card: TaskCard, split: str, size: int | None) -> None:

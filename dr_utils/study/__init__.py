@@ -28,6 +28,7 @@ from dr_utils.progress import progress
 from dr_utils.study import index
 from dr_utils.study.cell import CellSpec, compute_cell
 from dr_utils.study.from_reference import HEAD, NOTE, check_published, published_tables
+from dr_utils.study.needs import absent, told
 from dr_utils.study.store import read_tables, source_hash, store_cell, write_table
 from dr_utils.study.tables import CELL_TABLES, judged, measured_tables
 
@@ -182,6 +183,18 @@ class Study:
             return []
         done = self._read_index()
         return [(n, t) for n, t in self.profile.cells() if f"{n}/{t}" not in done]
+
+    def check_files(self) -> None:
+        """Look for the files that a person has to provide for the cells that are still to be computed.
+
+        Raises
+        ------
+        ValueError
+            Some are missing: the message lists all of them.
+        """
+        lines = absent(self.profile, self.missing())
+        if lines:
+            raise ValueError(told(self.profile, lines))
 
     def about(self, network: str, task: str) -> dict | None:
         """What a finished cell was computed from (features, spec, code) and its notes; None if it is still to do."""

@@ -432,7 +432,7 @@ def test_a_layer_that_is_not_reached():
 
 
 def test_pools():
-    with pytest.raises(ValueError, match="pool must be one of mean, token; got 'max'"):
+    with pytest.raises(ValueError, match="pool must be one of mean, token, flat; got 'max'"):
         open_model(Tiny(), pool="max")
     for arguments in (dict(model=Tiny(), layer="stem"), dict(model="resnet10t", pretrained=False)):
         with pytest.raises(ValueError, match="no tokens .*; use pool='mean'"):

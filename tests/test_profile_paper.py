@@ -45,9 +45,12 @@ def paper():
 def published():
     for row in GRIDS.itertuples():
         name, task, selection = name_of(row), TASKS.get(row.dataset), SELECTIONS.get(row.selection)
+        values = [float(v) for v in row.grid_fractions_or_neuron_counts.split()]
         if name and task and selection:
-            values = [float(v) for v in row.grid_fractions_or_neuron_counts.split()]
             yield name, task, selection, values
+        elif name and task and row.selection == "layerwise":
+            for layer in ("layer1", "layer2", "layer3"):  # the fourth, averaged, is the penultimate one
+                yield f"{name}@{layer}", task, "random", values
 
 
 def test_every_published_point_is_in_the_profile_and_no_cell_is_new(paper):
@@ -63,7 +66,7 @@ def test_every_published_point_is_in_the_profile_and_no_cell_is_new(paper):
 
 
 def test_there_are_21_networks_and_the_papers_protocol(paper):
-    assert len(paper.networks) == 21
+    assert len([name for name in paper.networks if "@" not in name]) == 21
     probe = paper.probe.model_dump(exclude={"ridge_alpha", "solvers", "protocol"})
     assert probe == {
         "epochs": 50, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "batch_size": 256, "step_epochs": 10,

@@ -70,7 +70,7 @@ def p1(view: View) -> Outcome:
     published="Table 1: DR(.9) from .2 to .95",
 )
 def p2(view: View) -> Outcome:
-    cells = redundancy_cells(view, list(view.networks.loc[view.networks["training"].ne("narrow"), "model"]), 0.0)
+    cells = redundancy_cells(view, view.layers(), 0.0)
     if not cells:
         return missing(f"redundancy.csv has no probe rows at delta {DELTA} for the networks of this run")
     return aggregate(cells, note=f"DR({DELTA}), rule first, 95 % interval")

@@ -126,9 +126,10 @@ class View:
     def layers(self) -> list[str]:
         """Networks with results, but for those trained narrow: a layer without redundancy is a claim of its own (W1).
 
-        What the paper says of layers in general, it says of layers of their ordinary width.
+        What the paper says of layers in general, it says of penultimate layers of their ordinary width: middle layers
+        are left out too.
         """
-        return [model for model in self.models() if self.networks.loc[model, "training"] != "narrow"]
+        return [model for model in self.models() if self.networks.loc[model, "training"] not in ("narrow", "layer")]
 
     def cells(self, models: list[str] | None = None) -> list[tuple[str, str]]:
         """Every (network, task) with a probe curve; of `layers` unless other networks are given."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -11,12 +11,15 @@ import torch
 
 from dr_utils import assets
 from dr_utils.assets import Asset, AssetError
-from dr_utils.checks import unknown
+from dr_utils.checks import nearest_first, unknown
 from dr_utils.models import hub, keras_resnet50, paper, torch_archives
+from dr_utils.models.layers import POOLS
 from dr_utils.models.network import Network, NetworkCard, load_state, weight_hash
 from dr_utils.zoo import RECIPES, cards
 
-__all__ = ["Network", "NetworkCard", "available", "check_network", "load_model", "weight_hash"]
+__all__ = ["Network", "NetworkCard", "available", "check_network", "load_model", "split_layer", "weight_hash"]
+
+LAYER, POOL = "@", "#"  # resnet50_standard@layer3#flat
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def check_network(name: str) -> str:
         Nobody knows it; the message lists the registry and the paper's networks, nearest first, and timm models of
         similar names.
     """
+    if isinstance(name, str) and LAYER in name:
+        return _check_layer(name)
     if name in (known := available() | paper.CARDS):
         return name
     if name in RECIPES:
@@ -88,7 +93,8 @@ def load_model(name: str, *, pretrained: bool = True) -> Network:
     ----------
     name : str
         A name from `available()`, one of the paper's (`paper.CARDS`; weights from a person's folder or the model hub),
-        or any timm model (weights from the model hub).
+        or any timm model (weights from the model hub). "NAME@LAYER" reads a middle layer, averaged over positions;
+        "NAME@LAYER#flat" every position of it.
     pretrained : bool
         Random weights if False: the structure alone, nothing is fetched.
 
@@ -107,6 +113,8 @@ def load_model(name: str, *, pretrained: bool = True) -> Network:
         The cache folder cannot be used.
     """
     check_network(name)
+    if LAYER in name:
+        return _load_layer(name, pretrained)
     if name in RECIPES:
         from dr_utils.zoo.weights import load_network  # imports this room
 
@@ -120,6 +128,40 @@ def load_model(name: str, *, pretrained: bool = True) -> Network:
         if pretrained:
             load_state(network, _weights(_REGISTRY[name]), name)
     return network.eval().requires_grad_(False)
+
+
+def split_layer(name: str) -> tuple[str, str, str]:
+    """Take "NAME@LAYER#POOL" apart into name, layer ("" for the penultimate one) and pool ("mean" if not said)."""
+    network, _, layer = name.partition(LAYER)
+    layer, _, pool = layer.partition(POOL)
+    return network, layer, pool or "mean"
+
+
+@cache
+def _check_layer(name: str) -> str:
+    from dr_utils.models.own import layer_names  # imports this room
+
+    network, layer, pool = split_layer(name)
+    check_network(network)
+    if pool not in POOLS:
+        raise unknown(f"pooling of {name!r}", pool, POOLS)
+    if layer not in (known := layer_names(network)):
+        raise unknown(f"layer of {network}", layer, nearest_first(layer, known)[:10])
+    return name
+
+
+def _load_layer(name: str, pretrained: bool) -> Network:
+    from dr_utils.models.own import open_model  # imports this room
+
+    base, layer, pool = split_layer(name)
+    card = (available() | paper.CARDS).get(base)
+    network = open_model(base, layer=layer, pool=pool, side=card and card.side, pretrained=pretrained)
+    title = f"{card.title if card else base}, layer {layer}{', unpooled' if pool == 'flat' else ''}"
+    given = network.card
+    # A family of its own, so that it is compared with nothing as if it were a penultimate layer.
+    network.card = replace(given, name=name, title=title, family=f"{card.family if card else given.family} layer",
+                           training="layer", kind=card.kind if card else "imagenet")  # fmt: skip
+    return network
 
 
 def _weights(entry: _Entry) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from torch import nn
 from dr_utils.assets.cache import short
 from dr_utils.checks import nearest_first, unknown
 
-POOLS = ("mean", "token")
+POOLS = ("mean", "token", "flat")
 _SHOWN = 10
 
 
@@ -28,9 +28,10 @@ class Tapped(nn.Module):
         Whether the submodule's first input is read instead of its output.
     key : str, optional
         Where the module gives a dictionary: which entry is read.
-    pool : {"mean", "token"}
+    pool : {"mean", "token", "flat"}
         What becomes of tokens [B, N, D]: their mean, or the first one, which is the class token where there is one.
-        Maps are averaged over their positions either way, see `layout_of`.
+        Maps are averaged over their positions either way, see `layout_of`; "flat" makes every position of maps and
+        tokens a feature of its own.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ def layout_of(output, n_images: int, where: str, pool: str = "mean") -> str:
         B.
     where : str
         How the message calls the layer.
-    pool : {"mean", "token"}
+    pool : {"mean", "token", "flat"}
 
     Returns
     -------
@@ -150,6 +151,8 @@ def layout_of(output, n_images: int, where: str, pool: str = "mean") -> str:
 
 
 def _pooled(output: torch.Tensor, layout: str, pool: str) -> torch.Tensor:
+    if pool == "flat":
+        return output.flatten(1)
     if layout == "tokens":
         return output[:, 0] if pool == "token" else output.mean(1)
     if layout == "vectors":

@@ -26,7 +26,7 @@ class NetworkCard:
     family : str
         Architecture, such as "resnet".
     training : str
-        "standard", "adversarial", "mrl" or "narrow"; "own" for a user's weights.
+        "standard", "adversarial", "mrl" or "narrow"; "own" for a user's weights; "layer" for a middle layer of any.
     upstream : str
         What it was trained on, such as "imagenet1k".
     kind : str

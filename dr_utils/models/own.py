@@ -47,8 +47,9 @@ def open_model(
     layer : str, optional
         Which layer is read, one of `layer_names(model)`; its output is averaged over positions or tokens. By
         default the input of the last linear layer is read; of files, and where there is no such layer, the output.
-    pool : {"mean", "token"}
-        Tokens are averaged, all of them, or the first one is taken: the class token where there is one.
+    pool : {"mean", "token", "flat"}
+        Tokens are averaged, all of them, or the first one is taken: the class token where there is one. With "flat"
+        nothing is pooled: every position of a map or token is a feature, which takes memory accordingly.
     mean, std : float or three floats, optional
         Normalisation: the network gets (image - mean) / std. By default the architecture's own; ImageNet's
         for files and modules: pass mean=0, std=1 for a network that normalises by itself.

@@ -107,6 +107,14 @@ def networks_by_kind(tables: dict, training=("standard", "adversarial")) -> dict
     return {kind: list(group["model"]) for kind, group in rows.groupby("kind", sort=False)}
 
 
+def middle_layers(tables: dict) -> list[str]:
+    """Middle layers with results, each network's in their order and its penultimate one after them; empty if none."""
+    models = View(tables).models()
+    bases = dict.fromkeys(model.partition("@")[0] for model in models if "@" in model)
+    found = [[m for m in models if m.startswith(f"{base}@")] + [base] * (base in models) for base in bases]
+    return [model for group in found for model in group]
+
+
 def compared(tables: dict) -> list[str]:
     """A ResNet, and an adversarially trained one with its standard counterpart: the rows of Fig. 1."""
     return View(tables).resnets_compared()

@@ -68,6 +68,20 @@ CAPTIONS = {
         f"{PAPER} Compare the shapes, how far to the left a line is already flat, rather than the heights.",
         ("probes",),
     ),
+    "layers_accuracy": Caption(
+        "",
+        "Middle layers: accuracy",
+        "Middle layers of a network, averaged over positions, and its penultimate one: test accuracy of linear probes "
+        f"on random neurons, against the number of neurons; a panel per task. {BANDS} The paper's later version asks "
+        "this.",
+        ("probes",),
+    ),
+    "layers_redundancy": Caption(
+        "",
+        "Middle layers: diffused redundancy",
+        f"{DR[0].upper()}{DR[1:]}, against δ, for middle layers and the penultimate one. {INTERVALS}",
+        ("redundancy",),
+    ),
     "fig04_upstream_data": Caption(
         "Figure 4",
         "Accuracy by upstream data",

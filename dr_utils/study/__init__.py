@@ -21,7 +21,7 @@ from dr_utils.claims.view import View
 from dr_utils.datasets import ImageTask, load_dataset
 from dr_utils.datasets import available as available_tasks
 from dr_utils.features import Features, extract, pick_device
-from dr_utils.models import Network, NetworkCard, check_network, load_model, paper
+from dr_utils.models import Network, NetworkCard, check_network, load_model, paper, split_layer
 from dr_utils.models import available as available_networks
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
@@ -83,7 +83,8 @@ class Study:
         if self.profile.reference:
             return f"{NOTE} {HEAD}" if "imagenet1k" in self.profile.tasks else NOTE
         title = f" ({self.profile.title})" if self.profile.title else ""
-        others = "" if set(self.profile.networks) <= paper.CARDS.keys() else ", not the paper's networks and sizes"
+        networks = {split_layer(name)[0] for name in self.profile.networks}
+        others = "" if networks <= paper.CARDS.keys() else ", not the paper's networks and sizes"
         return f"Measured by profile {self.profile.name}{title}{others}."
 
     def nearest_fraction(self, wanted: float) -> float:

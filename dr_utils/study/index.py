@@ -7,7 +7,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from dr_utils.assets import atomic_path
-from dr_utils.models import paper
+from dr_utils.models import paper, split_layer
 from dr_utils.models.paper import finding
 
 # The rooms whose code decides the numbers of a cell: when one changes, cells are computed anew.
@@ -50,6 +50,7 @@ def write(folder: Path, entries: dict[str, dict]) -> None:
 
 def file_of(network: str) -> list | None:
     """Name, size and time of a weight file that a person has placed; None where there is none."""
+    network, *_ = split_layer(network)
     found = finding.local_file(paper.CARDS[network]) if network in paper.CARDS else None
     return found and [found.name, found.stat().st_size, found.stat().st_mtime_ns]
 
@@ -60,4 +61,5 @@ def is_pinned(network: str, file: list | None, registry: Container[str]) -> bool
     The registry's are, by their hash. The paper's are as long as the file is the one that was used; one that has
     been taken away since is not asked for again. Others are loaded, and looked up by their hash.
     """
+    network, *_ = split_layer(network)
     return network in registry or (network in paper.CARDS and file_of(network) in (None, file))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from dr_utils.assets import data_dir, hub_within_reach
 from dr_utils.datasets import missing_files
-from dr_utils.models import paper
+from dr_utils.models import paper, split_layer
 from dr_utils.models.paper import finding
 from dr_utils.profiles import Profile
 
@@ -27,7 +27,8 @@ def absent(profile: Profile, cells: Iterable[tuple[str, str]]) -> list[str]:
         data sets; empty if nothing is missing.
     """
     cells = list(cells)
-    cards = [paper.CARDS[name] for name in dict.fromkeys(n for n, _ in cells) if name in paper.CARDS]
+    names = dict.fromkeys(split_layer(network)[0] for network, _ in cells)
+    cards = [paper.CARDS[name] for name in names if name in paper.CARDS]
     lacking = [card for card in cards if not finding.state(card).startswith("present")]
     if any(card.hub for card in lacking):
         with hub_within_reach() as reachable:

@@ -134,8 +134,7 @@ def extract(
     if store:
         assets.check_cache(len(task.labels) * (network.width * np.dtype(dtype).itemsize + 8))
     label = f"{network.card.name} on {task.name} {task.split}"
-    x = _forward(network, task.images, resolution, device, batch_size, autocast_type, augmentation, label)
-    x = x.astype(dtype, copy=False)
+    x = _forward(network, task.images, resolution, device, batch_size, autocast_type, augmentation, dtype, label)
     check_features(x, name=f"features of {label}")
     y = np.asarray(task.labels, dtype=np.int64)
     manifest = {
@@ -180,9 +179,9 @@ def stored(key: str) -> Features | None:
     return Features(x, y, key, manifest) if _content_hash(x, y) == manifest.get("content") else None
 
 
-def _forward(network, images, resolution, device, batch_size, autocast_type, augmentation, label) -> np.ndarray:
+def _forward(network, images, resolution, device, batch_size, autocast_type, augmentation, dtype, label) -> np.ndarray:
     network = network.eval().to(device=device, memory_format=torch.channels_last)
-    out = np.empty((len(images), network.width), dtype=np.float32)
+    out = np.empty((len(images), network.width), dtype=dtype)
     done = 0
     context = torch.autocast(device.type, autocast_type) if autocast_type else contextlib.nullcontext()
     bar = progress(total=len(images), desc=label, unit="image")

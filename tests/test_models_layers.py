@@ -9,6 +9,7 @@ import torch
 from dr_utils.claims.view import View
 from dr_utils.models import check_network, load_model, split_layer
 from dr_utils.plots import middle_layers
+from dr_utils.plots.style import looks, network_looks
 from dr_utils.profiles import Profile
 from dr_utils.study import Study
 
@@ -65,5 +66,8 @@ def test_a_study_reads_them_and_claims_leave_them_out(tmp_path, monkeypatch):
     assert set(tables["probes"].model) == set(profile.networks)
     view = View(tables)
     assert view.layers() == ["small_resnet"] and view.models("standard") == ["small_resnet"]
+    shown = network_looks(view, middle_layers(tables))
+    assert len({look.color for look in shown.values()}) == 3
+    assert network_looks(view, ["small_resnet"])["small_resnet"] == looks(["small_resnet"])["small_resnet"]
     assert not tables["claims"].measured.str.contains("@").any()
     assert not study.missing(), "what is done is known without loading it"

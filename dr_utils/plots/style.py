@@ -51,10 +51,14 @@ def looks(names) -> dict[str, Look]:
 def network_looks(view, shown) -> dict[str, Look]:
     """A look for each network that is the same in every figure of its kind; `view` is a `dr_utils.claims.view.View`.
 
-    Where networks of several kinds are shown together, or narrow ones, looks go by their place among all.
+    Where networks of several kinds are shown together, or narrow ones, looks go by their place among all; where middle
+    layers are, by their place among what is shown.
     """
     cards = view.networks.loc[view.models()]
     chosen = cards.loc[[m for m in cards["model"] if m in set(shown)]]
+    if chosen["training"].eq("layer").any():
+        return looks(chosen["model"])
+    cards = cards[cards["training"].ne("layer")]
     if chosen["kind"].nunique() == 1 and chosen["training"].ne("narrow").all():
         cards = cards[cards["kind"].isin(chosen["kind"]) & cards["training"].ne("narrow")]
     return looks(cards["model"])

@@ -44,7 +44,8 @@ def test_mini_is_what_the_issue_asks_for():
     lite = [f"efficientnet_lite{i}" for i in range(3)]
     # The ImageNet networks, and every network of the zoo whose weights come with the package.
     small = [name for name in RECIPES if read_card(name)]
-    assert mini.networks == ["keras_resnet50", "mobilenet_v2", *lite, *small]
+    layers = ["small_resnet@3", "small_resnet@4", "small_resnet@5"]
+    assert mini.networks == ["keras_resnet50", "mobilenet_v2", *lite, *small, *layers]
     assert list(mini.tasks) == ["cifar10", "groceries", "fashion_mnist", "digits"]
     assert mini.tasks["cifar10"].eval_sets == ["test", "corrupted"]
     assert all(task.test is None or task.test >= 1000 for task in mini.tasks.values())

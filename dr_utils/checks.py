@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+# Features are looked through in pieces of so many entries: a mask of ImageNet's would fill gigabytes.
+_CHECKED_ENTRIES = 1 << 26
+
 
 def nearest_first(given: str, known: Iterable[str]) -> list[str]:
     """Order the known names so that those most like `given` come first."""
@@ -80,14 +83,16 @@ def check_features(x, *, name: str = "features", allow_constant: bool = False) -
     x = np.asarray(x)
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"{name} must be a non-empty matrix [n, D]; got shape {tuple(x.shape)}.")
-    finite = np.isfinite(x)
-    if not finite.all():
-        rows = np.flatnonzero(~finite.all(axis=1))
+    rows = max(1, _CHECKED_ENTRIES // x.shape[1])
+    pieces = [x[start : start + rows] for start in range(0, len(x), rows)]
+    if not all(np.isfinite(piece).all() for piece in pieces):
+        finite = [np.isfinite(piece).all(axis=1) for piece in pieces]
+        bad = np.flatnonzero(~np.concatenate(finite))
         raise ValueError(
-            f"{name} hold {int((~finite).sum())} NaN or infinite values in {rows.size} of {x.shape[0]} rows "
-            f"(first: row {rows[0]}); extract them again in float32, or drop those rows."
+            f"{name} hold {sum(int((~np.isfinite(piece)).sum()) for piece in pieces)} NaN or infinite values in "
+            f"{bad.size} of {x.shape[0]} rows (first: row {bad[0]}); extract them again in float32, or drop those rows."
         )
-    if not allow_constant and x.shape[0] > 1 and not (x != x[:1]).any():
+    if not allow_constant and x.shape[0] > 1 and not any((piece != x[:1]).any() for piece in pieces):
         raise ValueError(
             f"{name} are constant: all {x.shape[0]} rows are the same; "
             "check that the network's weights are loaded and that the images differ."

@@ -15,9 +15,11 @@ from dr_utils.datasets import available as available_tasks
 from dr_utils.features import pick_device
 from dr_utils.models import Network, load_model
 from dr_utils.probes import fit_probes
+from dr_utils.probes import memory as device_memory
+from dr_utils.probes.chains import Group
 from dr_utils.profiles import Profile
 from dr_utils.progress import clock, progress
-from dr_utils.subsets import n_neurons, random_subsets
+from dr_utils.subsets import PROJECTIONS, n_neurons, random_subsets
 
 # Which notebook a cell is first needed for; all notebooks share one computation of it.
 NOTEBOOKS = {
@@ -48,6 +50,8 @@ class CellCost:
         Features that are stored.
     flops : float
         Of the products of probe training.
+    device_bytes : int
+        Memory that training all probes of the cell at once takes on a GPU; with less they are trained in waves.
     """
 
     network: str
@@ -58,6 +62,7 @@ class CellCost:
     probes: int
     bytes: int
     flops: float
+    device_bytes: int
 
 
 def sizes(profile: Profile, task: str) -> tuple[int, dict[str, int], int]:
@@ -100,7 +105,22 @@ def cell_cost(profile: Profile, network: Network, task: str, notebook: str) -> C
         bytes=(n_train * (1 + kept) + n_eval) * network.width * np.dtype(spec.storage).itemsize,
         # Forward and gradient: two products, each 2 n k C operations, in every epoch.
         flops=4.0 * n_train * n_classes * sum(lengths) * len(profile.seeds) * probe["epochs"],
+        device_bytes=_device_bytes(profile, network, task, n_train, n_classes, probe["batch_size"]),
     )  # fmt: skip
+
+
+def _device_bytes(profile: Profile, network: Network, task: str, n_train: int, n_classes: int, batch_size: int) -> int:
+    """Features as the probes see them, the components of projections beside the neurons, and all probes."""
+    columns, groups = network.width, []
+    for selection, fractions in profile.selected(network.card.name, task).items():
+        lengths = tuple(sorted({n_neurons(network.width, fraction) for fraction in fractions}))
+        groups.append(Group(lengths, list(profile.seeds), [], []))
+        if selection in PROJECTIONS:
+            columns += lengths[-1] * (len(profile.seeds) if selection.startswith("projection") else 1)
+    # Half precision survives only where no float32 component stands beside the neurons.
+    storage = profile.tasks[task].storage if columns == network.width else "float32"
+    features = n_train * columns * np.dtype(storage).itemsize
+    return device_memory.plan(groups, features, n_classes, batch_size, torch.float32, None).n_bytes
 
 
 def notebook_of(profile: Profile, network: Network, task: str) -> str:
@@ -228,7 +248,12 @@ def report(profile: Profile, table: pd.DataFrame, device: str) -> str:
             f"{name:<10}{row.forwards:>16,.0f}{row.published_forwards:>16,.0f}{row.probes:>9,.0f}"
             f"{row.bytes / 1e9:>9,.1f} GB{clock(row.extraction_s):>12}{clock(row.probes_s):>13}"
         )
+    largest = table.loc[table.device_bytes.idxmax()]
     lines += ["", *(f"{name}: {NOTEBOOKS[name]}" for name in by.index)]
+    lines.append(
+        f"All probes of a cell at once take at most {largest.device_bytes / 1e9:.1f} GB of a GPU's memory "
+        f"({largest.network} on {largest.task}), by count; with less they are trained in waves."
+    )
     lines += [
         "All notebooks share these: whichever runs first computes them. Not counted: reading and decoding images, CKA, "
         "figures.",

@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 import torch
-from safetensors import SafetensorError, safe_open
 
-from dr_utils import assets
+from dr_utils import assets, feature_store
 from dr_utils.augmentation import Augmentation
 from dr_utils.checks import check_features
 from dr_utils.datasets import ImageTask
@@ -34,7 +30,7 @@ class Features:
     Attributes
     ----------
     x : float32 array of shape [n, D]
-        float16 where that was asked for.
+        float16 where that was asked for. From a gigabyte on it is a map of the file.
     y : int64 array of shape [n]
     key : str
         Address of the content: a hash of network, images, preprocessing and precision.
@@ -128,60 +124,43 @@ def extract(
     if dtype != "float32":
         identity["dtype"] = dtype
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    path = _path(key)
     if store and (found := stored(key)) is not None:
         return found
     if store:
         assets.check_cache(len(task.labels) * (network.width * np.dtype(dtype).itemsize + 8))
     label = f"{network.card.name} on {task.name} {task.split}"
-    x = _forward(network, task.images, resolution, device, batch_size, autocast_type, augmentation, dtype, label)
-    check_features(x, name=f"features of {label}")
-    y = np.asarray(task.labels, dtype=np.int64)
-    manifest = {
-        **identity,
-        "name": network.card.name,
-        "task": task.name,
-        "split": task.split,
-        "content": _content_hash(x, y),
-        "device": device.type,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-    }
-    if store:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with assets.atomic_path(path) as part:
-            safetensors.numpy.save_file({"x": x, "y": y}, part, metadata={"manifest": json.dumps(manifest)})
+    shape, y = (len(task.labels), network.width), np.asarray(task.labels, dtype=np.int64)
+    with feature_store.create(key, shape, dtype) if store else contextlib.nullcontext() as file:
+        x = file.x if file else np.empty(shape, dtype)
+        _forward(x, network, task.images, resolution, device, batch_size, autocast_type, augmentation, label)
+        check_features(x, name=f"features of {label}")
+        manifest = {
+            **identity,
+            "name": network.card.name,
+            "task": task.name,
+            "split": task.split,
+            "content": feature_store.content_hash(x, y),
+            "device": device.type,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+        }
+        if file:
+            file.finish(y, manifest)
     return Features(x, y, key, manifest)
-
-
-def _content_hash(x: np.ndarray, y: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(x).tobytes() + np.ascontiguousarray(y).tobytes()).hexdigest()
-
-
-def _path(key: str) -> Path:
-    return assets.cache_dir() / "features" / f"{key}.safetensors"
 
 
 def stored(key: str) -> Features | None:
     """Return the features stored under this key; None where there are none, or their content is not of their hash."""
-    path = _path(key)
-    if not path.exists():
-        return None
-    try:
-        with safe_open(os.fspath(path), framework="np") as file:
-            manifest = json.loads(file.metadata()["manifest"])
-            x, y = file.get_tensor("x"), file.get_tensor("y")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        return None
-    return Features(x, y, key, manifest) if _content_hash(x, y) == manifest.get("content") else None
+    found = feature_store.read(key)
+    return found and Features(found[0], found[1], key, found[2])
 
 
-def _forward(network, images, resolution, device, batch_size, autocast_type, augmentation, dtype, label) -> np.ndarray:
+def _forward(out, network, images, resolution, device, batch_size, autocast_type, augmentation, label) -> None:
+    """Fill `out` [n, D]."""
     network = network.eval().to(device=device, memory_format=torch.channels_last)
-    out = np.empty((len(images), network.width), dtype=dtype)
     done = 0
     context = torch.autocast(device.type, autocast_type) if autocast_type else contextlib.nullcontext()
     bar = progress(total=len(images), desc=label, unit="image")
@@ -200,7 +179,6 @@ def _forward(network, images, resolution, device, batch_size, autocast_type, aug
                 continue
             bar.update(stop - done)
             done = stop
-    return out
 
 
 def _batch(images, resolution: int, device, augmentation: Augmentation | None, start: int) -> torch.Tensor:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 
 import dr_utils.features as features_module
-from dr_utils import assets
+from dr_utils import assets, feature_store
 from dr_utils.datasets import ImageTask
 from dr_utils.features import extract, pick_device, resize_batch
 from dr_utils.models import Network, NetworkCard
@@ -110,6 +115,55 @@ def test_a_damaged_store_is_computed_again():
     body.batches.clear()
     np.testing.assert_array_equal(extract(make_network(body), make_task(), resolution=16, device="cpu").x, first.x)
     assert body.batches
+
+
+def test_large_features_are_mapped_and_are_the_same_file(monkeypatch):
+    small = extract(make_network(), make_task(), resolution=16, device="cpu")
+    (path,) = (assets.cache_dir() / "features").glob("*.safetensors")
+    in_memory = load_file(path)
+    path.unlink()
+    monkeypatch.setattr(feature_store, "MAPPED_BYTES", 1)
+    for _ in range(2):  # computed, then read
+        mapped = extract(make_network(), make_task(), resolution=16, device="cpu")
+        np.testing.assert_array_equal(mapped.x, small.x)
+        assert mapped.manifest == small.manifest and mapped.key == small.key
+    assert isinstance(extract(make_network(), make_task(n=9, digest="other"), resolution=16, device="cpu").x, np.memmap)
+    for name, array in load_file(path).items():
+        np.testing.assert_array_equal(array, in_memory[name])
+        assert array.dtype == in_memory[name].dtype
+
+
+def test_large_features_that_fail_leave_nothing_and_damage_is_seen(monkeypatch):
+    monkeypatch.setattr(feature_store, "MAPPED_BYTES", 1)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        extract(make_network(Body(limit=3, text="shape mismatch")), make_task(), resolution=16, device="cpu")
+    assert not list((assets.cache_dir() / "features").iterdir())
+    first = extract(make_network(), make_task(), resolution=16, device="cpu", dtype="float16")
+    expected = np.array(first.x)
+    (path,) = (assets.cache_dir() / "features").glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-500] ^= 0xFF
+    del first
+    path.unlink()
+    path.write_bytes(content)
+    body = Body()
+    again = extract(make_network(body), make_task(), resolution=16, device="cpu", dtype="float16")
+    assert body.batches and again.x.dtype == np.float16
+    np.testing.assert_array_equal(again.x, expected)
+    monkeypatch.setattr(feature_store.os, "posix_fallocate", full_disk, raising=False)
+    with pytest.raises(assets.CacheError, match="No space left|full"):
+        extract(make_network(), make_task(digest="other"), resolution=16, device="cpu")
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_content_hash_is_that_of_all_bytes(monkeypatch):
+    monkeypatch.setattr(feature_store, "_CHUNK_BYTES", 1000)
+    x = np.random.default_rng(0).normal(size=(57, 31)).astype(np.float32)[:, ::2]
+    y = np.arange(57)
+    assert feature_store.content_hash(x, y) == hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
 
 
 def test_batches_shrink_until_memory_suffices():

@@ -53,10 +53,11 @@ def separate_loop(
     return snapshots if every_epoch else snapshots[-1]
 
 
+@pytest.mark.parametrize("memory", [None, 600_000], ids=["", "in waves"])
 @pytest.mark.parametrize(
     ("n", "width", "n_classes", "batch_size"), [(120, 24, 4, 32), (97, 7, 3, 256), (300, 130, 11, 64)]
 )
-def test_batched_probes_equal_separate_loops(n, width, n_classes, batch_size):
+def test_batched_probes_equal_separate_loops(n, width, n_classes, batch_size, memory):
     x, y, x_test, y_test = make_task(n, width, n_classes, seed=n)
     lengths = sorted({1, max(1, width // 5), width // 2, width})
     subsets, seeds = nested(width, lengths, seeds=(1, 2, 3))
@@ -71,7 +72,7 @@ def test_batched_probes_equal_separate_loops(n, width, n_classes, batch_size):
         "step_epochs": 2,
         "gamma": 0.1,
     }
-    result = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, **settings)
+    result = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, memory=memory, **settings)
     for probe, (subset, seed) in enumerate(zip(subsets, seeds, strict=True)):
         weight, bias = separate_loop(x, y, subset, n_classes, seed, **settings)
         np.testing.assert_allclose(result.weights[probe], weight, atol=1e-5)
@@ -90,7 +91,7 @@ SETTINGS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "batch_size": 32, 
 @pytest.mark.parametrize(("n", "width", "n_classes", "limit"), [(120, 24, 4, 1 << 30), (90, 9, 3, 0)])
 def test_features_of_each_epoch_equal_separate_loops_on_them(monkeypatch, n, width, n_classes, limit):
     """As with images that are augmented anew every epoch: one pass feeds all probes."""
-    monkeypatch.setattr("dr_utils.probes.sgd._COPY_LIMIT", limit)
+    monkeypatch.setattr("dr_utils.probes.memory.COPY_BYTES", limit)
     x, y, x_test, y_test = make_task(n, width, n_classes, seed=n)
     noise = np.random.default_rng(1).normal(scale=0.3, size=(5, *x.shape)).astype(np.float32)
     asked = []
@@ -115,7 +116,7 @@ def test_features_of_each_epoch_equal_separate_loops_on_them(monkeypatch, n, wid
 
 @pytest.mark.parametrize("limit", [1 << 30, 0])
 def test_half_precision_features_are_converted_batch_by_batch(monkeypatch, limit):
-    monkeypatch.setattr("dr_utils.probes.sgd._COPY_LIMIT", limit)
+    monkeypatch.setattr("dr_utils.probes.memory.COPY_BYTES", limit)
     x, y, x_test, y_test = make_task(seed=8)
     subsets, seeds = nested(24, (3, 12, 24), (1, 2))
     half = fit_probes(x.astype(np.float16), y, x_test, y_test, subsets, seed=seeds, epochs=4)
@@ -157,7 +158,7 @@ def test_columns_gathered_batch_by_batch_give_the_same(monkeypatch):
     x, y, x_test, y_test = make_task()
     subsets, seeds = nested(24, (3, 12, 24), (1, 2))
     copied = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=3)
-    monkeypatch.setattr("dr_utils.probes.sgd._COPY_LIMIT", 0)
+    monkeypatch.setattr("dr_utils.probes.memory.COPY_BYTES", 0)
     gathered = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=3)
     np.testing.assert_allclose(copied.weight, gathered.weight, atol=1e-6)
 

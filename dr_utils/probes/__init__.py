@@ -2,6 +2,7 @@
 
 from dr_utils.probes.result import ProbeResult
 from dr_utils.probes.ridge import choose_alpha, fit_ridge
-from dr_utils.probes.sgd import fit_probes, initial_probe, sample_order
+from dr_utils.probes.sgd import fit_probes, sample_order
+from dr_utils.probes.trainer import initial_probe
 
 __all__ = ["ProbeResult", "choose_alpha", "fit_probes", "fit_ridge", "initial_probe", "sample_order"]

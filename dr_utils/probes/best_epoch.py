@@ -27,8 +27,6 @@ class BestEpoch:
 
     Attributes
     ----------
-    n : int
-        How many samples there were.
     kept : int array
         Those that are still trained on, ascending.
     accuracy : float array of shape [P]
@@ -43,12 +41,12 @@ class BestEpoch:
     def __init__(self, x: np.ndarray, y: np.ndarray, share: float, subsets: Sequence[np.ndarray], device: torch.device):
         from sklearn.model_selection import train_test_split
 
-        self.n = len(x)
+        n = len(x)
         try:
-            kept, out = train_test_split(np.arange(self.n), test_size=share, random_state=_SPLIT_SEED, stratify=y)
+            kept, out = train_test_split(np.arange(n), test_size=share, random_state=_SPLIT_SEED, stratify=y)
         except ValueError as error:
             raise ValueError(
-                f"held_out={share} of {self.n} train samples in {len(np.unique(y))} classes cannot be stratified "
+                f"held_out={share} of {n} train samples in {len(np.unique(y))} classes cannot be stratified "
                 f"({error}); hold out more or less, or take held_out=0."
             ) from error
         self.kept = np.sort(kept)

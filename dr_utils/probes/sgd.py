@@ -16,25 +16,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from dr_utils.probes import memory as device_memory
 from dr_utils.probes.best_epoch import BestEpoch
-from dr_utils.probes.chains import Group, group_probes
+from dr_utils.probes.chains import group_probes
 from dr_utils.probes.result import ProbeResult, checked_data, checked_seeds, checked_subsets, evaluated
-
-# A batch gathers rows from column-permuted copies of the features when these fit, which is several times
-# faster than permuting each batch; beyond this many bytes the columns are permuted batch by batch.
-_COPY_LIMIT = 4 << 30
-
-
-def initial_probe(n_neurons: int, n_classes: int, seed: int, dtype=torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a probe's first weights [C, k] and bias [C], as `torch.nn.Linear` does: U(-1/sqrt(k), 1/sqrt(k)).
-
-    The draw depends on (seed, k, C) alone, so a probe starts the same whatever it is trained beside.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    bound = n_neurons**-0.5
-    weight = torch.empty(n_classes, n_neurons).uniform_(-bound, bound, generator=generator)
-    bias = torch.empty(n_classes).uniform_(-bound, bound, generator=generator)
-    return weight.to(dtype), bias.to(dtype)
+from dr_utils.probes.trainer import GroupTrainer
 
 
 def sample_order(n: int, epoch: int, seed: int) -> torch.Tensor:
@@ -61,6 +47,7 @@ def fit_probes(
     dtype: torch.dtype = torch.float32,
     x_epochs: Callable[[int], np.ndarray] | None = None,
     held_out: float = 0.0,
+    memory: int | None = None,
     on_epoch: Callable[[int, int], None] | None = None,
 ) -> ProbeResult:
     """Train one linear probe per subset of neurons, all of them in one run.
@@ -92,6 +79,10 @@ def fit_probes(
     held_out : float
         Above 0, that share of train (stratified, the same for all probes) is held out, and each probe ends with the
         weights of the epoch that is best on it, the first such one: what the published code does with a tenth.
+    memory : int, optional
+        Bytes of device memory that training may take; by default most of what is free on a CUDA device, and no limit on
+        the CPU. What does not fit is trained in waves, and features that do not fit are read from the host batch by
+        batch; the probes are the same.
     on_epoch : callable, optional
         Called with (epochs done, epochs) after each epoch.
 
@@ -103,7 +94,7 @@ def fit_probes(
     ------
     ValueError
         Features with NaN or without variation, labels that do not match them, a class absent from
-        train, an empty or out-of-range subset, or a seed list of the wrong length.
+        train, an empty or out-of-range subset, a seed list of the wrong length, or memory too small for one chain.
 
     Warns
     -----
@@ -120,32 +111,51 @@ def fit_probes(
             f"epochs, batch_size and step_epochs must be at least 1; got {epochs}, {batch_size}, {step_epochs}."
         )
     device = torch.device(device or "cpu")
-    best = None
-    if held_out:
-        best = BestEpoch(x_train, y_train, held_out, subsets, device)
-        x_train, y_train = x_train[best.kept], y_train[best.kept]
-
-    def on_device(x) -> torch.Tensor:
-        x = torch.as_tensor(x, device=device)
-        return x if x.dtype == torch.float16 else x.to(dtype)
-
-    x_dev = on_device(x_train)
+    best = BestEpoch(x_train, y_train, held_out, subsets, device) if held_out else None
+    kept = torch.arange(len(x_train)) if best is None else torch.as_tensor(best.kept)
     y_dev = torch.as_tensor(y_train, device=device, dtype=torch.int64)
+    kept_type = torch.float16 if x_train.dtype == np.float16 else dtype
     with _workers(device) as (n_workers, run_all):
-        trainers = [
-            _GroupTrainer(part, x_dev, y_dev, n_classes, dtype, momentum=momentum, weight_decay=weight_decay)
-            for group in group_probes(subsets, seeds)
-            for part in group.split(n_workers)
-        ]
+        groups = [part for group in group_probes(subsets, seeds) for part in group.split(n_workers)]
+        budget = device_memory.usable(device) if memory is None else memory
+        plan = device_memory.plan(groups, x_train.size * kept_type.itemsize, n_classes, batch_size, dtype, budget)
+
+        def placed(x) -> torch.Tensor:
+            return torch.as_tensor(x, device=device).to(kept_type) if plan.resident else torch.as_tensor(x)
+
+        waves = []
+        for groups in plan.waves:
+            waves.append([])
+            for group in groups:
+                waves[-1].append(
+                    GroupTrainer(
+                        group, y_dev, n_classes, dtype, momentum=momentum, weight_decay=weight_decay,
+                        copy_bytes=plan.copy_bytes, streamed=not plan.resident,
+                    )
+                )  # fmt: skip
+                if len(plan.waves) > 1:
+                    waves[-1][-1].rest()
+        trainers = [trainer for wave in waves for trainer in wave]
+        features = placed(x_train) if x_epochs is None else None
         for epoch in range(epochs):
             rate = lr * gamma ** (epoch // step_epochs)
             if x_epochs is not None:
-                fresh = _checked_epoch(x_epochs(epoch), best.n if best else len(x_train), x_train.shape[1], epoch)
-                fresh = on_device(fresh if best is None else fresh[best.kept])
+                # The old epoch's features go before the new ones come: there is not room for both.
+                features = None
                 for trainer in trainers:
-                    trainer.feed(fresh)
-            orders = {s: sample_order(len(x_train), epoch, s).to(device) for s in sorted(set(seeds))}
-            run_all(lambda trainer, rate=rate, orders=orders: trainer.epoch(orders, batch_size, rate), trainers)
+                    trainer.feed(None)
+                features = placed(_checked_epoch(x_epochs(epoch), *x_train.shape, epoch))
+            orders = {s: kept[sample_order(len(kept), epoch, s)].to(device) for s in sorted(set(seeds))}
+            for wave in waves:
+                for trainer in wave:
+                    if len(waves) > 1:
+                        trainer.wake()
+                    if trainer.x is not features:
+                        trainer.feed(features)
+                run_all(lambda trainer, rate=rate, orders=orders: trainer.epoch(orders, batch_size, rate), wave)
+                if len(waves) > 1:
+                    for trainer in wave:
+                        trainer.rest()
             if best is not None:
                 best.look(*_collected(trainers, len(subsets), n_classes, dtype))
             if on_epoch is not None:
@@ -157,7 +167,7 @@ def fit_probes(
     if diverged:
         warnings.warn(
             f"{len(diverged)} of {len(subsets)} probes diverged at lr {lr} on features of scale "
-            f"{float(np.abs(x_train).max()):.3g}; standardise the features or lower lr.",
+            f"{max(float(x_train.max()), -float(x_train.min())):.3g}; standardise the features or lower lr.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -194,92 +204,3 @@ def _workers(device: torch.device):
             yield n_threads, lambda call, trainers: list(pool.map(call, trainers))
     finally:
         torch.set_num_threads(n_threads)
-
-
-class _GroupTrainer:
-    """SGD on the chains of one group, S chains of F nested probes each; see the module's docstring."""
-
-    def __init__(self, group: Group, x, y, n_classes: int, dtype, *, momentum: float, weight_decay: float) -> None:
-        self.group, self.y, self.dtype = group, y, dtype
-        self.momentum, self.weight_decay, self.n_classes = momentum, weight_decay, n_classes
-        n_chains, n_probes = len(group.columns), len(group.lengths)
-        self.columns = torch.as_tensor(np.stack(group.columns), device=x.device)
-        self.feed(x)
-        # One flat buffer with a view per block, so that momentum and decay are one operation each.
-        starts = [0, *group.lengths[:-1]]
-        shapes = [
-            (n_chains, stop - start, (n_probes - j) * n_classes)
-            for j, (start, stop) in enumerate(zip(starts, group.lengths, strict=True))
-        ]
-        sizes = [int(np.prod(shape)) for shape in shapes]
-        total = sum(sizes) + n_chains * n_probes * n_classes
-        self.flat, self.velocity, self.grad = (torch.zeros(total, dtype=dtype, device=x.device) for _ in range(3))
-        self.blocks, self.grad_blocks = (
-            [part.view(shape) for part, shape in zip(buffer.split([*sizes, total - sum(sizes)]), shapes, strict=False)]
-            for buffer in (self.flat, self.grad)
-        )
-        self.bias, self.grad_bias = (buffer[sum(sizes) :].view(n_chains, -1) for buffer in (self.flat, self.grad))
-        self.spans = list(zip(starts, group.lengths, strict=True))
-        for chain, chain_seed in enumerate(group.seeds):
-            for probe, length in enumerate(group.lengths):
-                weight, bias = initial_probe(length, n_classes, chain_seed, dtype)
-                self.bias[chain, probe * n_classes : (probe + 1) * n_classes] = bias.to(x.device)
-                for j, (start, stop) in enumerate(self.spans[: probe + 1]):
-                    at = (probe - j) * n_classes
-                    self.blocks[j][chain, :, at : at + n_classes] = weight[:, start:stop].T.to(x.device)
-
-    def feed(self, x: torch.Tensor) -> None:
-        """Take other train features [n, D], of the same samples, for the steps to come."""
-        self.x = x
-        copy_bytes = len(self.columns) * x.shape[0] * self.columns.shape[1] * x.element_size()
-        self.copies = x[:, self.columns].transpose(0, 1).contiguous() if copy_bytes <= _COPY_LIMIT else None
-
-    def _features(self, rows: torch.Tensor) -> torch.Tensor:
-        if self.copies is not None:
-            found = self.copies[torch.arange(len(rows), device=rows.device)[:, None], rows]
-        else:
-            found = torch.stack([self.x[r][:, c] for r, c in zip(rows, self.columns, strict=True)])
-        return found.to(self.dtype)
-
-    @torch.no_grad()
-    def epoch(self, orders: dict[int, torch.Tensor], batch_size: int, rate: float) -> None:
-        """Pass once over the samples, each chain in the order [n] of its seed."""
-        rows = torch.stack([orders[seed] for seed in self.group.seeds])
-        for batch in rows.split(batch_size, dim=1):
-            self.step(batch, rate)
-
-    def step(self, rows: torch.Tensor, rate: float) -> None:
-        """One SGD step on the samples `rows` [S, B]."""
-        x, y = self._features(rows), self.y[rows]
-        n_chains, batch = rows.shape
-        n_probes, n_classes = len(self.spans), self.n_classes
-        logits = self.bias.reshape(n_chains, 1, -1).repeat(1, batch, 1)
-        for j, (start, stop) in enumerate(self.spans):
-            logits[:, :, j * n_classes :].baddbmm_(x[:, :, start:stop], self.blocks[j])
-        # Probabilities below exp(-60) would be subnormal numbers, on which CPUs multiply tens of times slower.
-        logits = logits.view(n_chains, batch, n_probes, n_classes)
-        logits.sub_(logits.amax(-1, keepdim=True)).clamp_(min=-60.0)
-        # d(mean cross-entropy)/d(logits) = (softmax - one-hot) / batch; a product with ones sums ten classes faster
-        # than a reduction over so short an axis, and softmax contains one.
-        grad = logits.exp_()
-        grad.div_(grad @ grad.new_full((n_classes, 1), float(batch)))
-        labels = y[:, :, None, None].expand(-1, -1, n_probes, 1)
-        grad.scatter_add_(-1, labels, grad.new_tensor(-1.0 / batch).expand(labels.shape))
-        grad = grad.view(n_chains, batch, -1)
-        torch.sum(grad, dim=1, out=self.grad_bias)
-        for j, (start, stop) in enumerate(self.spans):
-            self.grad_blocks[j].baddbmm_(x[:, :, start:stop].transpose(1, 2), grad[:, :, j * n_classes :], beta=0)
-        self.grad.add_(self.flat, alpha=self.weight_decay)
-        self.velocity.mul_(self.momentum).add_(self.grad)
-        self.flat.add_(self.velocity, alpha=-rate)
-
-    def collect(self, weights: list, bias: np.ndarray) -> None:
-        """Write each probe's weights [C, k] and bias [C] to its places in the lists."""
-        for chain, places in enumerate(self.group.places):
-            for probe, indices in enumerate(places):
-                at = [(probe - j) * self.n_classes for j in range(probe + 1)]
-                parts = [self.blocks[j][chain, :, a : a + self.n_classes] for j, a in enumerate(at)]
-                weight = torch.cat(parts).T.contiguous().cpu().numpy()
-                intercept = self.bias[chain].view(-1, self.n_classes)[probe].cpu().numpy()
-                for index in indices:
-                    weights[index], bias[index] = weight, intercept

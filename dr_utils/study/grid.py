@@ -45,8 +45,9 @@ class Grid:
         self.notes: list[str] = []
         self._projections: list[tuple] = []
         self._scale = None
-        # Sums over many samples want more digits than half precision has.
-        x_train = x_train.astype(np.float32, copy=False)
+        # Sums over many samples want more digits than half precision has; where nothing is summed, nothing is copied.
+        if spec.standardise or set(PROJECTIONS) & set(spec.selections):
+            x_train = x_train.astype(np.float32, copy=False)
         if spec.standardise:
             mean, std = x_train.mean(axis=0, dtype=np.float64), x_train.std(axis=0, dtype=np.float64)
             # A neuron that is silent on train stays at zero instead of becoming NaN.

@@ -1,6 +1,7 @@
 """Feature extraction, resizing and bookkeeping included, against the bare forward pass, side by side in one run.
 
     python tests/benchmarks/bench_extraction.py --network efficientnet_lite0
+    python tests/benchmarks/bench_extraction.py --images 16384 --resolution 224 --batch-size 128 512 2048 --device cuda
 
 Both sides run the same images through the same network in the same batches, in turns; the ratio is bare time over
 extraction time, 1 at best.
@@ -17,7 +18,7 @@ import torch
 
 from dr_utils.datasets import ImageTask
 from dr_utils.features import extract, pick_device, resize_batch
-from dr_utils.models import load_model
+from dr_utils.models import Network, load_model
 
 
 def seconds(function) -> float:
@@ -34,15 +35,21 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=96, help="pixels (default: %(default)s)")
     parser.add_argument("--side", type=int, default=32, help="side of the images as stored (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[64], help="one or several (default: 64)")
     parser.add_argument("--device", default="auto", help="(default: %(default)s)")
     options = parser.parse_args()
-    device, batch_size = pick_device(options.device), 64
+    device = pick_device(options.device)
     network = load_model(options.network).eval().to(device=device, memory_format=torch.channels_last)
     images = np.random.default_rng(0).integers(0, 256, (options.images, options.side, options.side, 3), np.uint8)
     task = ImageTask("noise", "test", images, np.zeros(len(images), np.int64), ("none",), "benchmark")
-    ready = [
-        resize_batch(images[i : i + batch_size], options.resolution, device) for i in range(0, len(images), batch_size)
-    ]
+    for batch_size in options.batch_size:
+        compare(options, network, task, device, batch_size)
+
+
+def compare(options: argparse.Namespace, network: Network, task: ImageTask, device: torch.device, size: int) -> None:
+    """Print both throughputs and their ratio at one batch size."""
+    images = task.images
+    ready = [resize_batch(images[i : i + size], options.resolution, device) for i in range(0, len(images), size)]
 
     def bare():
         context = torch.autocast("cuda", torch.float16, enabled=device.type == "cuda")
@@ -53,12 +60,12 @@ def main() -> None:
                 torch.cuda.synchronize()
 
     def extraction():
-        extract(network, task, resolution=options.resolution, device=device, batch_size=batch_size, store=False)
+        extract(network, task, resolution=options.resolution, device=device, batch_size=size, store=False)
 
     bare(), extraction()
     times = [(seconds(bare), seconds(extraction)) for _ in range(options.rounds)]
     print(
-        f"{options.network}, {len(images)} images at {options.resolution} px, {device}: "
+        f"{options.network}, {len(images)} images at {options.resolution} px in batches of {size}, {device}: "
         f"bare {len(images) / min(t for t, _ in times):.0f} images/s, "
         f"extraction {len(images) / min(t for _, t in times):.0f} images/s, "
         f"ratio {statistics.median(b / e for b, e in times):.2f}"

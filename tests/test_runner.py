@@ -97,7 +97,7 @@ def test_a_whole_run_then_a_second_one(notebooks, arguments, tmp_path, capsys, m
     # Again: what is finished is kept to the byte, what failed is tried again and may now succeed.
     before = (executed / "01_good.ipynb").read_bytes()
     write_notebook(notebooks / "02_bad.ipynb", "1 + 1")
-    monkeypatch.setattr(runner, "fingerprint", lambda notebook, run: "the same")
+    monkeypatch.setattr(runner.notebooks, "fingerprint", lambda notebook, run: "the same")
     for name in ("01_good", "03_after"):
         content = json.loads((executed / f"{name}.ipynb").read_text())
         content["metadata"][runner.DONE]["inputs"] = "the same"
@@ -156,11 +156,12 @@ def test_outputs_in_the_source_do_not_count(finished):
 def test_only_what_results_depend_on_makes_them_stale(finished, tmp_path, monkeypatch):
     notebook, run, _ = finished
     package = tmp_path / "dr_utils"
-    (package / "report").mkdir(parents=True)
-    monkeypatch.setattr(runner, "__file__", str(package / "runner.py"))
+    for room in ("report", "runner"):
+        (package / room).mkdir(parents=True)
+    monkeypatch.setattr(runner.notebooks, "__file__", str(package / "runner" / "notebooks.py"))
     (package / "cka.py").write_text("")
     before = runner.fingerprint(notebook, run)
-    for name in ("report/captions.py", "report/page.css", "readme.py", "runner.py"):
+    for name in ("report/captions.py", "report/page.css", "readme.py", "runner/command.py"):
         (package / name).write_text("changed")
         assert runner.fingerprint(notebook, run) == before, name
     (package / "cka.py").write_text("changed")

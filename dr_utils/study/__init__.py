@@ -25,8 +25,8 @@ from dr_utils.models import Network, NetworkCard, check_network, load_model, pap
 from dr_utils.models import available as available_networks
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
-from dr_utils.study import index
-from dr_utils.study.cell import CellSpec, compute_cell
+from dr_utils.study import asked, index
+from dr_utils.study.cell import compute_cell
 from dr_utils.study.from_reference import HEAD, NOTE, check_published, published_tables
 from dr_utils.study.needs import absent, told
 from dr_utils.study.store import read_tables, source_hash, store_cell, write_table
@@ -202,47 +202,19 @@ class Study:
         entry = self._read_index().get(f"{network}/{task}")
         return entry and json.loads((assets.cache_dir() / "cells" / entry["key"] / "about.json").read_text())
 
-    def _chosen(self, kind: str, asked: Iterable[str] | None, known: Iterable[str]) -> list[str]:
+    def _chosen(self, kind: str, given: Iterable[str] | None, known: Iterable[str]) -> list[str]:
         known = list(known)
-        for name in asked or ():
+        for name in given or ():
             if name not in known:
                 raise unknown(kind, name, known, hint=f"The profile {self.profile.name!r} names these; add it there.")
-        return known if asked is None else [name for name in known if name in set(asked)]
-
-    def spec(self, network: str, task: str) -> CellSpec:
-        """Return what the profile asks to be measured in one cell."""
-        probe, cka = self.profile.probe, self.profile.cka
-        selections = self.profile.selected(network, task)
-        return CellSpec(
-            # Similarity on the grid of the random subsets: DR by CKA and by probe are compared.
-            fractions=selections["random"],
-            seeds=list(self.profile.seeds),
-            deltas=list(self.profile.deltas),
-            selections=selections,
-            solvers=list(probe.solvers),
-            standardise=probe.standardise,
-            sgd=probe.sgd(self.profile.tasks[task].probe),
-            ridge_alpha=probe.ridge_alpha,
-            cka_estimators=list(cka.estimators) if task in self.profile.cka_tasks() else [],
-            cka_images=cka.images,
-            augmentation=self._augmentation(task),
-        )
-
-    def _augmentation(self, task: str) -> dict:
-        """What the augmentation of train images adds to a cell's identity; nothing where there is none."""
-        settings = self.profile.extraction
-        kind = self.profile.tasks[task].augmentation or settings.augmentation
-        if kind == "none":
-            return {}
-        kind = kind if isinstance(kind, str) else kind.model_dump()
-        return {"kind": kind, "recipe": settings.recipe, "seed": self.profile.subset_seed}
+        return known if given is None else [name for name in known if name in set(given)]
 
     def view(self, network: str, task: str, epoch: int) -> np.ndarray:
         """Return the features [n, D] of the train images as SGD sees them in an epoch, 0, 1, ...
 
         Stored where the profile asks for a number of views; computed anew, and not kept, where every epoch is fresh.
         """
-        kind = self._augmentation(task)["kind"]
+        kind = asked.augmentation(self.profile, task)["kind"]
         views = None if isinstance(kind, str) else kind["views"]
         number = epoch if views is None else epoch % views
         return self.features(network, task, "train", view=number, store=views is not None).x
@@ -252,7 +224,7 @@ class Study:
         eval_sets = self.profile.tasks[task].eval_sets
         train = self.features(network, task, "train")
         evals = {name: self.features(network, task, name) for name in eval_sets}
-        spec = self.spec(network, task)
+        spec = asked.spec(self.profile, network, task)
         identity = {
             "model": network,
             "dataset": task,
@@ -285,21 +257,7 @@ class Study:
             sizes = {name: len(features.y) for name, features in {"train": train, **evals}.items()}
             facts = {"weight_hash": self.network(network).weight_hash, "n_classes": len(classes), "sizes": sizes}
             store_cell(folder, tables, {"identity": identity, "notes": notes, **facts})
-        return {"key": key, "request": self._request(network, task), "file": index.file_of(network)}
-
-    def _request(self, network: str, task: str) -> str:
-        """Identify what the profile asks of a cell, without loading its network or images.
-
-        The sources stand for the content: they pin the hashes of the registry's networks and of the images.
-        """
-        asked = {
-            "task": self.profile.tasks[task].model_dump(),
-            "subset_seed": self.profile.subset_seed,
-            "extraction": self.profile.extraction.model_dump(),
-            "spec": asdict(self.spec(network, task)),
-            "code": source_hash(*index.NUMERIC_SOURCES, *index.CONTENT_SOURCES),
-        }
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+        return {"key": key, "request": asked.request(self.profile, network, task), "file": index.file_of(network)}
 
     def _read_index(self) -> dict:
         """Return the cells of this results folder that still answer what the profile asks."""
@@ -309,7 +267,7 @@ class Study:
             for cell, entry in index.read(self.tables_folder).items()
             if cell in wanted
             and index.is_pinned(wanted[cell][0], entry.get("file"), available_networks())
-            and entry["request"] == self._request(*wanted[cell])
+            and entry["request"] == asked.request(self.profile, *wanted[cell])
             and (assets.cache_dir() / "cells" / entry["key"] / "done").exists()
         }
 

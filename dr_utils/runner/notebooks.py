@@ -1,8 +1,7 @@
-"""Run the numbered notebooks of a profile, one after the other: ``python -m dr_utils.runner``."""
+"""Executing the numbered notebooks of a profile, each once for the same inputs."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import importlib.metadata
@@ -10,8 +9,6 @@ import json
 import os
 import platform
 import re
-import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,25 +16,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dr_utils import __version__
-from dr_utils.assets import data_dir
 from dr_utils.checks import unknown
-from dr_utils.parameters import names_files, read_parameters
-from dr_utils.profiles import (
-    CHECKOUT,
-    PROFILES,
-    REFERENCE,
-    REFERENCE_NOTEBOOKS,
-    Profile,
-    find_profile,
-    load_profile,
-)
+from dr_utils.parameters import names_files
+from dr_utils.profiles import CHECKOUT, Profile
 from dr_utils.progress import clock
 from dr_utils.report.notebooks import DONE
 
 NOTEBOOKS = CHECKOUT / "notebooks"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy")  # those that compute
 # They start notebooks or read what these wrote: no result depends on them.
-NO_INPUTS = ("report", "readme.py", "runner.py")
+NO_INPUTS = ("report", "readme.py", "runner")
 
 
 @dataclass
@@ -113,7 +101,7 @@ def fingerprint(notebook: Path, run: Run) -> str:
     """
     content = json.loads(notebook.read_text(encoding="utf-8"))
     cells = [[cell["cell_type"], "".join(cell["source"])] for cell in content["cells"]]
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     sources = sorted(
         path
         for path in package.rglob("*")
@@ -238,173 +226,3 @@ def run_notebooks(notebooks: Sequence[Path], run: Run, *, force: bool = False) -
         run.say(f"{title}: {outcome.status} after {clock(outcome.seconds)}")
         outcomes.append(outcome)
     return outcomes
-
-
-def report_line(run: Run) -> str:
-    """Write the page of this profile's results; return the line that says where it is, or why there is none."""
-    from dr_utils.report import write_report
-
-    try:
-        page = write_report(run.folder, [path.stem for path in find_notebooks(run.notebooks)])
-    except (ValueError, OSError, RuntimeError) as error:
-        return f"no report: {error}"
-    return f"report (all on one page): {_shown(page)}"
-
-
-def summary(outcomes: Sequence[Outcome], run: Run, report: str) -> list[str]:
-    """Lines that end a run: what went how, where to look, and the claims; `report` is from `report_line`."""
-    lines = ["", f"profile {run.profile.name} on {run.device}:"]
-    if run.profile.reference:
-        lines.append("  published numbers: nothing was measured, and no claim is tested by them")
-    width = max(len(outcome.notebook.stem) for outcome in outcomes)
-    for outcome in outcomes:
-        took = f"  {clock(outcome.seconds)}" if outcome.status != "kept" else ""
-        lines.append(f"  {outcome.notebook.stem:<{width}}  {outcome.status}{took}")
-        if outcome.status == "failed":
-            lines.append(f"    {outcome.cell}: {outcome.error}")
-            if outcome.output:
-                lines.append(f"    to read it: {_shown(outcome.output)}")
-    lines += ["", "where to look:", f"  {report}"]
-    for kind, what in {"notebooks": "executed", "figures": "PNG and PDF", "tables": "CSV"}.items():
-        if (run.folder / kind).is_dir():
-            lines.append(f"  {kind} ({what}): {_shown(run.folder / kind)}")
-    return lines + claims_lines(run.folder / "tables" / "claims.csv")
-
-
-def claims_lines(path: Path) -> list[str]:
-    """Count the verdicts of a claims table and name the claims that differ."""
-    import pandas as pd
-
-    if not path.is_file():
-        return []
-    claims = pd.read_csv(path, dtype=str, keep_default_na=False)
-    counts = ", ".join(
-        f"{int((claims['verdict'] == v).sum())} {v.replace('_', ' ')}" for v in ("holds", "differs", "not_tested")
-    )
-    lines = ["", f"the paper's {len(claims)} claims: {counts}  ({_shown(path)})"]
-    for _, row in claims[claims["verdict"] == "differs"].iterrows():
-        what = f"{row['claim']} ({row['paper_figure']})"
-        found = f"published {row['published']}; measured {row['measured']}"
-        lines.append("  " + _shortened(f"differs: {what}: {found}"))
-    return lines
-
-
-def _shortened(text: str, length: int = 160) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 4].rstrip() + " ..."
-
-
-def _shown(path: Path) -> str:
-    try:
-        return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-    except OSError:
-        return str(path)
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; argparse exits with status 2 where it is wrong."""
-    parser = argparse.ArgumentParser(prog="run_all.sh", description=__doc__.split(":")[0] + ".", allow_abbrev=False)
-    parser.add_argument("--profile", help="mini, paper or a YAML file (default: mini)")
-    parser.add_argument("--only", nargs="+", metavar="NN", help="numbers of the notebooks to run (default: all)")
-    parser.add_argument(
-        "--from-reference",
-        action="store_true",
-        help="redraw the paper's curves from its published numbers: --profile reference --only 01 03",
-    )
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        default=None,
-        help="results go to DIR/<profile> (default: outputs/<profile> in the checkout)",
-    )
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="folder of the paper's data sets, and of weights in DIR/weights (default: DR_DATA)",
-    )
-    parser.add_argument("--force", action="store_true", help="do again what is finished")
-    parser.add_argument(
-        "-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-        help="a parameter of single notebooks, such as 08's model and data",
-    )  # fmt: skip
-    args = parser.parse_args(argv)
-    if args.from_reference:
-        for option in ("profile", "only"):
-            if getattr(args, option):
-                parser.error(f"--from-reference stands for --profile reference --only 01 03; leave out --{option}")
-        args.profile = REFERENCE
-    args.profile = args.profile or "mini"
-    return args
-
-
-def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Path], Run]:
-    """Check everything that can be checked before long work starts."""
-    profile = load_profile(args.profile)
-    if args.data:
-        # Notebooks run in processes of their own, and in their own folder.
-        os.environ["DR_DATA"] = str(Path(args.data).expanduser().resolve())
-    data_dir()
-    notebooks = find_notebooks(folder, args.only or (REFERENCE_NOTEBOOKS if profile.reference else None))
-    parameters = read_parameters(args.parameter, notebooks)
-    # Only now what takes seconds to import: it knows networks, tasks, devices and the cache.
-    from dr_utils.study import Study
-
-    study = Study(profile, out=args.out, device=args.device)
-    if any("study.run(" in notebook.read_text(encoding="utf-8") for notebook in notebooks):
-        study.check_files()
-    path = find_profile(args.profile)
-    source = path.stem if path.parent == PROFILES else str(path)
-    run = Run(profile, source, study.folder.parent, study.device.type, folder, parameters, say)
-    try:
-        run.executed.mkdir(parents=True, exist_ok=True)
-        probe = run.executed / f".{os.getpid()}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        why = f"{error.strerror}; choose another folder with --out."
-        raise ValueError(f"cannot write to {run.executed}: {why}") from None
-    return notebooks, run
-
-
-def say(line: str) -> None:
-    """Print a whole line now: the output may be a pipe."""
-    print(line, flush=True)
-
-
-def _interrupt(*_) -> None:
-    raise KeyboardInterrupt
-
-
-def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
-    """Run notebooks as the command line says; 0 if all are done, 1 if one failed, 2 for bad input, 130 interrupted."""
-    args = parse(argv)
-    try:
-        notebooks, run = prepare(args, folder)
-    except (ValueError, RuntimeError) as error:
-        print(f"run_all.sh: {error}", file=sys.stderr)
-        return 2
-    start = time.monotonic()
-    say(f"profile {run.profile.name}: {len(notebooks)} notebooks on {run.device}, results in {_shown(run.folder)}")
-    # A scheduler's or container's SIGTERM ends a run as cleanly as Ctrl-C does.
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        outcomes = run_notebooks(notebooks, run, force=args.force)
-        report = report_line(run)
-    except KeyboardInterrupt:
-        say("interrupted: what is finished is kept, the same command goes on from here")
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    for line in summary(outcomes, run, report):
-        say(line)
-    failed = sum(outcome.status == "failed" for outcome in outcomes)
-    say(
-        f"\n{f'{failed} of {len(outcomes)} notebooks failed' if failed else 'all notebooks done'} "
-        f"in {clock(time.monotonic() - start)}"
-    )
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

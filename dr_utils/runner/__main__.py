@@ -1,0 +1,5 @@
+import sys
+
+from dr_utils.runner import main
+
+sys.exit(main())

@@ -216,7 +216,7 @@ def estimate(profile: Profile, *, device: str = "auto", batch_size: int | None =
     for name, task in profile.cells():
         by_network.setdefault(name, []).append(task)
     rows, speeds = [], {}
-    for name, tasks in progress(list(by_network.items()), desc="calibrating", unit="network"):
+    for name, tasks in progress(list(by_network.items()), desc="calibrating", unit="networks"):
         network = load_model(name, pretrained=False)
         shape = tuple((key, tuple(value.shape)) for key, value in network.state_dict().items())
         for task in tasks:

@@ -163,7 +163,7 @@ def _forward(out, network, images, resolution, device, batch_size, autocast_type
     network = network.eval().to(device=device, memory_format=torch.channels_last)
     done = 0
     context = torch.autocast(device.type, autocast_type) if autocast_type else contextlib.nullcontext()
-    bar = progress(total=len(images), desc=label, unit="image")
+    bar = progress(total=len(images), desc=label, unit="images")
     with torch.inference_mode(), context, bar, read_ahead(images) as ready:
         while done < len(images):
             stop = min(done + batch_size, len(images))

@@ -114,7 +114,7 @@ def decode_all(
         More than half of a class cannot be read.
     """
     shown = "/".join(Path(where).parts[-2:])  # a whole path would leave no room for the bar
-    with ThreadPoolExecutor() as pool, progress(total=len(index), desc=f"decoding {shown}", unit="image") as bar:
+    with ThreadPoolExecutor() as pool, progress(total=len(index), desc=f"decoding {shown}", unit="images") as bar:
         found = []
         for result in pool.map(partial(_attempt, read, max_side), index):
             found.append(result)

@@ -221,7 +221,7 @@ def answer(
             (("rest", rest), ("held out", held_out))]  # fmt: skip
     measured = []
     for label, fitted, scored in (("choosing", *part), ("measuring", train, test)):
-        with progress(total=spec.sgd["epochs"], desc=f"{label}: probes of {card.title}", unit="epoch") as bar:
+        with progress(total=spec.sgd["epochs"], desc=f"{label}: probes of {card.title}", unit="epochs") as bar:
             tables, notes = compute_cell(card.name, task, fitted, {"test": scored}, classes, spec, device=device,
                                          on_epoch=lambda *_, bar=bar: bar.update(1))  # fmt: skip
         measured.append((tables, notes))

@@ -164,13 +164,13 @@ class Study:
         cells = [(n, t) for n, t in self.profile.cells() if n in networks and t in tasks]
         cells = [(network, task) for network, task in cells if f"{network}/{task}" not in done]
         # Whatever can fail for want of a file fails here, before the long work.
-        for name in progress(_names(cells, 0), desc="loading networks", unit="network"):
+        for name in progress(_names(cells, 0), desc="loading networks", unit="networks"):
             self.network(name)
-        for name in progress(_names(cells, 1), desc="loading images", unit="task"):
+        for name in progress(_names(cells, 1), desc="loading images", unit="tasks"):
             for split in ("train", *self.profile.tasks[name].eval_sets):
                 self._images[name, split]  # noqa: B018 - fills the cache
         # A ResNet50's cell takes twenty times as long as a small network's.
-        with progress(total=len(cells), desc="cells", unit="cell", even=False) as bar:
+        with progress(total=len(cells), desc="cells", unit="cells", even=False) as bar:
             for network, task in cells:
                 bar.set_description(f"{network} on {task}")
                 done[f"{network}/{task}"] = self._cell(network, task)
@@ -238,7 +238,7 @@ class Study:
         if not (folder / "done").exists():
             classes = self._images[task, "train"].classes
             with (
-                progress(total=spec.sgd["epochs"], desc=f"probes of {network} on {task}", unit="epoch") as bar,
+                progress(total=spec.sgd["epochs"], desc=f"probes of {network} on {task}", unit="epochs") as bar,
                 warnings.catch_warnings(record=True) as caught,
             ):
                 warnings.simplefilter("always", RuntimeWarning)

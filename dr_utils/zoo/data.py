@@ -147,7 +147,7 @@ def _decode(tar: Path, split: str, digest: str) -> Images:
     pixels, wnids = [], []
     try:
         with tarfile.open(tar, "r:*") as archive:
-            for member in progress(archive, desc=f"decoding {tar.name}", unit="image"):
+            for member in progress(archive, desc=f"decoding {tar.name}", unit="images"):
                 if not member.isfile():
                     continue
                 parts = PurePosixPath(member.name).parts

@@ -52,7 +52,7 @@ def evaluate(
     noise = torch.Generator(device).manual_seed(ATTACK_SEED)
     clean = robust = 0
     try:
-        with progress(total=len(images), desc="evaluating", unit="image") as bar:
+        with progress(total=len(images), desc="evaluating", unit="images") as bar:
             for start in range(0, len(images), batch_size):
                 batch = to_batch(torch.from_numpy(images.pixels[start : start + batch_size]).to(device))
                 labels = torch.from_numpy(images.labels[start : start + batch_size]).to(device)

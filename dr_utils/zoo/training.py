@@ -176,7 +176,7 @@ class _Training:
         if (name := hardware_name(self.device)) not in self.at.hardware:
             self.at.hardware.append(name)
         fastest = self.device.type == "cuda" and torch.backends.cudnn.benchmark
-        with progress(total=left, desc=self.recipe.name, unit="batch") as bar:
+        with progress(total=left, desc=self.recipe.name, unit="batches") as bar:
             torch.backends.cudnn.benchmark = self.device.type == "cuda"
             try:
                 while self.at.epoch < end:

@@ -36,7 +36,7 @@ def write_features(n: int, width: int, classes: int) -> tuple[np.ndarray, np.nda
     generator = np.random.default_rng(0)
     y, centres = np.arange(n) % classes, generator.normal(size=(classes, width)).astype(np.float32)
     with feature_store.create("benchmark", (n, width), "float16") as file:
-        for start in progress(range(0, n, 4096), desc="features", unit="batch"):
+        for start in progress(range(0, n, 4096), desc="features", unit="batches"):
             part = y[start : start + 4096]
             noise = generator.normal(size=(len(part), width), scale=2).astype(np.float32)
             file.x[start : start + 4096] = np.maximum(noise + centres[part], 0)

@@ -42,7 +42,7 @@ def profile():
             "deltas": [0.9],
             "selections": [{"selection": "random"}, {"selection": "pca", "networks": pair, "tasks": ["pets"]}],
             "probe": {"epochs": 3, "batch_size": 8},
-            "cka": {"images": 12},
+            "cka": {"images": 12, "tasks": ["pets"]},
             "extraction": {"batch_size": 8, "augmentation": {"views": 2}, "normalisation": "published"},
         }
     )  # fmt: skip

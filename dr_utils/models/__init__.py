@@ -156,7 +156,8 @@ def _load_layer(name: str, pretrained: bool) -> Network:
     base, layer, pool = split_layer(name)
     card = (available() | paper.CARDS).get(base)
     network = open_model(base, layer=layer, pool=pool, side=card and card.side, pretrained=pretrained)
-    title = f"{card.title if card else base}, layer {layer}{', unpooled' if pool == 'flat' else ''}"
+    said = layer if layer.startswith("layer") else f"layer {layer}"
+    title = f"{card.title if card else base}, {said}{', unpooled' if pool == 'flat' else ''}"
     given = network.card
     # A family of its own, so that it is compared with nothing as if it were a penultimate layer.
     network.card = replace(given, name=name, title=title, family=f"{card.family if card else given.family} layer",

@@ -66,7 +66,7 @@ def projections(tables: dict, models=None, *, selections=None, note: str = "") -
                     label = SELECTION_LABELS.get(selection, selection)
                     style.band(ax, curve.fractions, curve.values, looks[selection], label)
                     style.fraction_axis(ax, curve.fractions, "share of neurons or components")
-            ax.set_title(f"{view.title(model)}, {view.task_title(dataset)}")
+            ax.set_title(style.heading(view.title(model), view.task_title(dataset)))
             style.from_zero(ax, "test accuracy", 1.0)
         style.hide_rest(axes, len(models) * len(shown))
         return style.finish(axes, note=style.joined(style.BAND, note))
@@ -84,7 +84,8 @@ def shift(tables: dict, models=None, *, note: str = "") -> Figure:
         raise style.nothing_to_draw("shift", "probes on a shifted test set (imagenetv2, or corrupted for CIFAR-10)")
     _, dataset, eval_set = found[0]
     looks = style.network_looks(view, [m for m, _, _ in found])
-    own, other = ("ImageNet-1k", "ImageNetV2") if eval_set == IMAGENET_V2 else ("own test images", "corrupted images")
+    task = view.task_title(dataset)
+    own, other = (task, "ImageNetV2") if eval_set == IMAGENET_V2 else (f"{task}: own test images", "corrupted images")
     with style.panels(1, 3, width=3.5, height=3.1) as axes:
         left, middle, right = axes[0]
         for model, _, _ in found:
@@ -95,7 +96,12 @@ def shift(tables: dict, models=None, *, note: str = "") -> Figure:
             style.band(left, a.fractions, a.values, looks[model], view.title(model))
             style.band(middle, b.fractions, b.values, looks[model], view.title(model))
             style.band(right, grid, gap, looks[model], view.title(model))
-        for ax, title in ((left, f"{view.task_title(dataset)}: {own}"), (middle, other), (right, "gap")):
+        stand_in = "" if eval_set == IMAGENET_V2 else f"S{STAND_IN[1:]}, in place of ImageNet-1k and ImageNetV2."
+        published = [_published_shift(axes[0], view, m, looks[m]) for m, _, _ in found]
+        heads = (
+            "The paper's curves are on ImageNet; their last point is the network's own head." if any(published) else ""
+        )
+        for ax, title in ((left, own), (middle, other), (right, "gap")):
             ax.set_title(title)
             style.fraction_axis(ax, grid)
         for ax in (left, middle):
@@ -103,10 +109,7 @@ def shift(tables: dict, models=None, *, note: str = "") -> Figure:
         right.set_ylabel("accuracy lost under shift")
         right.axhline(0, color="0.6", linewidth=0.8)
         right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
-        stand_in = "" if eval_set == IMAGENET_V2 else f"S{STAND_IN[1:]}, in place of ImageNet-1k and ImageNetV2."
-        if any([_published_shift(axes[0], view, m, looks[m]) for m, _, _ in found]):
-            stand_in += " The paper's curves are on ImageNet; their last point is the network's own head."
-        return style.finish(axes, titled(view), note=style.joined(style.BAND, stand_in, note))
+        return style.finish(axes, titled(view), note=style.joined(style.BAND, stand_in, heads, note))
 
 
 def _published_shift(axes, view: View, model: str, look: style.Look) -> bool:

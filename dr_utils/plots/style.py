@@ -101,7 +101,7 @@ def band(ax: Axes, x, values: np.ndarray, look: Look, label: str, *, std: np.nda
 
 
 def paper_line(ax: Axes, x, y, look: Look, label: str):
-    """A published curve: thin, grey, dashed, with the marker of ours that it stands beside."""
+    """A published curve: thin, grey, dashed, with the marker of ours that it stands beside, hollow in its colour."""
     (line,) = ax.plot(
         x,
         y,
@@ -111,6 +111,7 @@ def paper_line(ax: Axes, x, y, look: Look, label: str):
         marker=look.marker,
         markersize=3.5,
         markerfacecolor="white",
+        markeredgecolor=look.color,
         label=label,
     )
     return line
@@ -124,7 +125,7 @@ def fraction_axis(ax: Axes, fractions, label: str = "share of neurons kept") -> 
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         ax.xaxis.set_minor_locator(NullLocator())
-    else:
+    elif ax.get_xscale() == "linear":  # a wider grid on the same axes may have made it logarithmic
         ax.set_xlim(left=0)
 
 
@@ -187,6 +188,11 @@ def hide_rest(axes: np.ndarray, n: int) -> None:
     """Take the panels beyond the n-th out of sight."""
     for ax in axes.flat[n:]:
         ax.set_visible(False)
+
+
+def heading(model: str, task: str) -> str:
+    """A panel's title; on two lines where one would run into the next panel's."""
+    return f"{model}{', ' if len(model) + len(task) < 32 else chr(10)}{task}"
 
 
 def joined(*notes: str | None) -> str:

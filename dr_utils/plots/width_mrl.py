@@ -39,7 +39,9 @@ def width_ablation(tables: dict, *, note: str = "") -> Figure:
     if rows.empty:
         raise style.nothing_to_draw("width_ablation", "networks of training 'narrow'")
     looks = style.looks(rows["model"])
-    shown = [d for d in view.datasets() if any(view.accuracy(m, d) is not None for m in rows["model"])]
+    narrow = rows.loc[rows["training"].eq("narrow"), "model"]
+    # A wide network alone, on a task that the narrow ones were not tried on, compares nothing.
+    shown = [d for d in view.datasets() if any(view.accuracy(m, d) is not None for m in narrow)]
     n_rows, columns = style.grid(len(shown))
     with style.panels(n_rows, columns) as axes:
         for ax, dataset in zip(axes.flat, shown, strict=False):

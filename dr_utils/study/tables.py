@@ -39,16 +39,20 @@ def measured_tables(
     """
     folders = {cell: assets.cache_dir() / "cells" / key for cell, key in keys.items()}
     tables = {
-        name: pd.concat([read_table(folder / f"{name}.csv") for folder in folders.values()], ignore_index=True)
-        for name in CELL_TABLES
+        name: _joined([read_table(folder / f"{name}.csv") for folder in folders.values()]) for name in CELL_TABLES
     }
     facts = {cell: json.loads((folder / "about.json").read_text()) for cell, folder in folders.items()}
     notes = [f"{n} on {t}: {note}" for (n, t), about in facts.items() for note in about["notes"]]
     tables["networks"] = pd.DataFrame([_network_row(card_of(c[0]), facts[c]) for c in _first_of_each(keys, 0)])
-    tables["tasks"] = pd.DataFrame(
-        [row for c in _first_of_each(keys, 1) for row in _task_rows(profile, c[1], facts[c])]
-    )
+    # In the profile's order: its first network may have been left out of a task.
+    tasks = sorted(_first_of_each(keys, 1), key=lambda cell: list(profile.tasks).index(cell[1]))
+    tables["tasks"] = pd.DataFrame([row for c in tasks for row in _task_rows(profile, c[1], facts[c])])
     return tables, notes
+
+
+def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    # A table without rows, such as the similarity of a task that has none, knows no types and would spoil the others'.
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
 def judged(tables: dict[str, pd.DataFrame], cell_keys: list[str]) -> pd.DataFrame:

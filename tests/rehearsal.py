@@ -3,7 +3,7 @@
 Writes random weights for the 21 networks as their makers publish them (2.9 GB), small made-up pictures in the layouts
 of CIFAR-100, Pets, Flowers, ImageNet and ImageNetV2, and notebooks/profiles/paper.yaml with fewer images, pixels and
 epochs; CIFAR-10 is the real one, from the registry. Then it runs notebooks 00 to 07 on these, as
-`run_all.sh --profile paper --data` would. About 20 minutes on 2 cores. No number of it means anything; that every cell,
+`run_all.sh --profile paper --data` would. About 15 minutes on 2 cores. No number of it means anything; that every cell,
 table, claim and figure comes about does.
 """
 

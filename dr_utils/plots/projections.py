@@ -66,7 +66,9 @@ def projections(tables: dict, models=None, *, selections=None, note: str = "") -
                     label = SELECTION_LABELS.get(selection, selection)
                     style.band(ax, curve.fractions, curve.values, looks[selection], label)
                     style.fraction_axis(ax, curve.fractions, "share of neurons or components")
-            ax.set_title(style.heading(view.title(model), view.task_title(dataset)))
+            # A row of panels has its titles on two lines if one of them would run into the next.
+            longest = max(len(view.task_title(d)) for d in shown) + len(view.title(model))
+            ax.set_title(("\n" if longest > 33 else ", ").join((view.title(model), view.task_title(dataset))))
             style.from_zero(ax, "test accuracy", 1.0)
         style.hide_rest(axes, len(models) * len(shown))
         return style.finish(axes, note=style.joined(style.BAND, note))

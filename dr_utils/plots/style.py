@@ -190,11 +190,6 @@ def hide_rest(axes: np.ndarray, n: int) -> None:
         ax.set_visible(False)
 
 
-def heading(model: str, task: str) -> str:
-    """A panel's title; on two lines where one would run into the next panel's."""
-    return f"{model}{', ' if len(model) + len(task) < 32 else chr(10)}{task}"
-
-
 def joined(*notes: str | None) -> str:
     """Notes as one line."""
     return " ".join(note for note in notes if note)

@@ -86,6 +86,7 @@ def test_what_is_missing_is_computed_by_the_button(finished, parameters, tmp_pat
     """Notebook 00 without a run behind it."""
     small = yaml.safe_load(TINY.read_text()) | {"networks": ["small_resnet"], "selections": [{"selection": "random"}]}
     small["tasks"] = {"digits": {"train": 120, "test": 70, "resolution": 32, "eval_sets": ["test"]}}
+    del small["cka"]["tasks"]
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     own = {"profile": str(tmp_path / "small.yaml"), "out": str(tmp_path / "out")}
     place_notebook("00_start_here", tmp_path, **parameters | own)

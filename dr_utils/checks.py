@@ -85,12 +85,11 @@ def check_features(x, *, name: str = "features", allow_constant: bool = False) -
         raise ValueError(f"{name} must be a non-empty matrix [n, D]; got shape {tuple(x.shape)}.")
     rows = max(1, _CHECKED_ENTRIES // x.shape[1])
     pieces = [x[start : start + rows] for start in range(0, len(x), rows)]
-    if not all(np.isfinite(piece).all() for piece in pieces):
-        finite = [np.isfinite(piece).all(axis=1) for piece in pieces]
-        bad = np.flatnonzero(~np.concatenate(finite))
+    bad = np.flatnonzero(~np.concatenate([np.isfinite(piece).all(axis=1) for piece in pieces]))
+    if bad.size:
         raise ValueError(
-            f"{name} hold {sum(int((~np.isfinite(piece)).sum()) for piece in pieces)} NaN or infinite values in "
-            f"{bad.size} of {x.shape[0]} rows (first: row {bad[0]}); extract them again in float32, or drop those rows."
+            f"{name} hold {int((~np.isfinite(x[bad])).sum())} NaN or infinite values in {bad.size} of {x.shape[0]} "
+            f"rows (first: row {bad[0]}); extract them again in float32, or drop those rows."
         )
     if not allow_constant and x.shape[0] > 1 and not any((piece != x[:1]).any() for piece in pieces):
         raise ValueError(

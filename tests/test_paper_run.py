@@ -16,6 +16,7 @@ import dr_utils.study as study_module
 from dr_utils import runner
 from dr_utils.datasets import load_dataset
 from dr_utils.features import resize_batch
+from dr_utils.models import load_model
 from dr_utils.profiles import Profile
 from dr_utils.study import Study
 
@@ -80,7 +81,12 @@ def test_published_files_become_tables(profile, weights, pets, imagenet, resnet1
         expected = weights.forward_head(weights.forward_features((images - MEAN) / std), pre_logits=True).numpy()
     found = study.features("resnet18_standard", "pets", "test").x
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
-    assert study.network("vit_s32_imagenet1k").preprocessing["mean"] == [0.485, 0.456, 0.406], "as the public code"
+    for vit in (
+        study.network("vit_s32_imagenet1k"),
+        load_model("vit_s32_imagenet1k@blocks.5", normalisation="published"),
+    ):
+        assert vit.preprocessing["mean"] == [0.485, 0.456, 0.406], "as the public code"
+    assert load_model("vit_s32_imagenet1k@blocks.5").preprocessing["mean"] == [0.5] * 3
     # What the paper's claims are about is there to be judged.
     claims = tables["claims"].set_index("claim")
     assert "resnet18_standard/imagenet1k" in claims.measured["I1"]
@@ -91,7 +97,6 @@ def test_published_files_become_tables(profile, weights, pets, imagenet, resnet1
     np.testing.assert_array_equal(again["probes"].accuracy, probes.accuracy)
     monkeypatch.setattr(study_module, "load_model", refuse)
     monkeypatch.setattr(study_module, "load_dataset", refuse)
-    monkeypatch.setattr(study_module.paper, "load_paper", refuse)
     np.testing.assert_array_equal(Study(profile, out=tmp_path / "out", device="cpu").run()["probes"], probes)
     file = place(tmp_path / "data", "resnet18_l2_eps3")
     kept = file.read_bytes()
@@ -122,8 +127,10 @@ def test_what_is_missing_is_listed_before_any_work(profile, weights, pets, image
     )
     assert lines[1] == "  weights/resnet18_l2_eps3.ckpt, the weights of resnet18_l2_eps3"
     assert lines[2].startswith("  weights/S_32-i1k") and lines[3] == "  imagenet/val, for imagenet1k"
-    with pytest.raises(RuntimeError, match="the weights of resnet18_l2_eps3"):
+    with pytest.raises(RuntimeError, match="imagenet/val is missing"):  # images first: they are seen through sooner
         study.run()
+    with pytest.raises(RuntimeError, match="the weights of resnet18_l2_eps3"):
+        study.run(tasks=["pets"])
     assert not (tmp_path / "home" / "features").exists()
 
 

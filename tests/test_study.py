@@ -27,7 +27,7 @@ from dr_utils.subsets import fit_projection, random_subsets
 FRACTIONS = [0.05, 0.2, 0.5, 1.0]
 
 
-def tiny_network(name: str) -> Network:
+def tiny_network(name: str, **_) -> Network:
     """A small convolutional network with seeded weights: enough for features that tell digits apart."""
     torch.manual_seed(len(name))
     body = torch.nn.Sequential(

@@ -40,7 +40,7 @@ def passes(tmp_path, monkeypatch):
     monkeypatch.setenv("DR_HOME", str(tmp_path / "home"))
     seen = []
 
-    def load(name):
+    def load(name, **_):
         network = tiny_network(name)
         network.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
         return network.eval().requires_grad_(False)

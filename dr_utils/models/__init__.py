@@ -86,7 +86,7 @@ def check_network(name: str) -> str:
     return name
 
 
-def load_model(name: str, *, pretrained: bool = True) -> Network:
+def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own") -> Network:
     """Load a network, in evaluation mode and with frozen weights.
 
     Parameters
@@ -97,6 +97,8 @@ def load_model(name: str, *, pretrained: bool = True) -> Network:
         "NAME@LAYER#flat" every position of it.
     pretrained : bool
         Random weights if False: the structure alone, nothing is fetched.
+    normalisation : {"own", "published"}
+        Of the paper's networks and their layers, see `dr_utils.models.paper.load_paper`; others have their own only.
 
     Returns
     -------
@@ -106,7 +108,7 @@ def load_model(name: str, *, pretrained: bool = True) -> Network:
     Raises
     ------
     ValueError
-        Unknown name.
+        Unknown name or normalisation.
     AssetError
         The weights cannot be fetched, or are not those published.
     CacheError
@@ -114,13 +116,13 @@ def load_model(name: str, *, pretrained: bool = True) -> Network:
     """
     check_network(name)
     if LAYER in name:
-        return _load_layer(name, pretrained)
+        return _load_layer(name, pretrained, normalisation)
     if name in RECIPES:
         from dr_utils.zoo.weights import load_network  # imports this room
 
         network = load_network(name, pretrained=pretrained)
     elif name in paper.CARDS:
-        network = paper.load_paper(name, pretrained=pretrained)
+        network = paper.load_paper(name, pretrained=pretrained, normalisation=normalisation)
     elif name not in _REGISTRY:
         network = hub.load_timm(name, list(available()), pretrained=pretrained)
     else:
@@ -150,12 +152,15 @@ def _check_layer(name: str) -> str:
     return name
 
 
-def _load_layer(name: str, pretrained: bool) -> Network:
+def _load_layer(name: str, pretrained: bool, normalisation: str) -> Network:
     from dr_utils.models.own import open_model  # imports this room
 
     base, layer, pool = split_layer(name)
     card = (available() | paper.CARDS).get(base)
-    network = open_model(base, layer=layer, pool=pool, side=card and card.side, pretrained=pretrained)
+    preprocessing = {}
+    if base in paper.CARDS and normalisation == "published":
+        preprocessing = {"mean": card.published_mean, "std": card.published_std}
+    network = open_model(base, layer=layer, pool=pool, side=card and card.side, pretrained=pretrained, **preprocessing)
     said = layer if layer.startswith("layer") else f"layer {layer}"
     title = f"{card.title if card else base}, {said}{', unpooled' if pool == 'flat' else ''}"
     given = network.card

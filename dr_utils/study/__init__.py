@@ -99,8 +99,7 @@ class Study:
         """Return a network of the profile, loaded once."""
         self._refuse_published()
         if name not in self._networks:
-            published = self.profile.extraction.normalisation == "published" and name in paper.CARDS
-            self._networks[name] = paper.load_paper(name, normalisation="published") if published else load_model(name)
+            self._networks[name] = load_model(name, normalisation=self.profile.extraction.normalisation)
         return self._networks[name]
 
     def task(self, name: str, split: str) -> ImageTask:
@@ -164,11 +163,11 @@ class Study:
         cells = [(n, t) for n, t in self.profile.cells() if n in networks and t in tasks]
         cells = [(network, task) for network, task in cells if f"{network}/{task}" not in done]
         # Whatever can fail for want of a file fails here, before the long work.
-        for name in progress(_names(cells, 0), desc="loading networks", unit="networks"):
-            self.network(name)
         for name in progress(_names(cells, 1), desc="loading images", unit="tasks"):
             for split in ("train", *self.profile.tasks[name].eval_sets):
                 self._images[name, split]  # noqa: B018 - fills the cache
+        for name in progress(_names(cells, 0), desc="loading networks", unit="networks"):
+            self.network(name)
         # A ResNet50's cell takes twenty times as long as a small network's.
         with progress(total=len(cells), desc="cells", unit="cells", even=False) as bar:
             for network, task in cells:

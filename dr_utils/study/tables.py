@@ -82,4 +82,7 @@ def _task_rows(profile: Profile, name: str, about: dict) -> list[dict]:
 
 
 def _first_of_each(cells: Iterable[tuple[str, str]], place: int) -> list[tuple[str, str]]:
-    return list({cell[place]: cell for cell in reversed(list(cells))}.values())[::-1]
+    first: dict[str, tuple[str, str]] = {}
+    for cell in cells:
+        first.setdefault(cell[place], cell)
+    return list(first.values())

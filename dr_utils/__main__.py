@@ -37,8 +37,8 @@ def _estimate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _estimate(args: argparse.Namespace) -> None:
+    from dr_utils.device import pick_device
     from dr_utils.estimate import estimate, report
-    from dr_utils.features import pick_device
     from dr_utils.profiles import load_profile
 
     profile = load_profile(args.profile)

@@ -135,3 +135,9 @@ def check_labels(y_train, y_test, n_train: int, n_test: int) -> int:
             "a probe cannot learn them: take more train samples or drop those classes from test."
         )
     return n_classes
+
+
+def short(message: object, limit: int = 200) -> str:
+    """Return a message as one line of at most `limit` characters."""
+    text = " ".join(str(message).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -12,7 +12,7 @@ import torch
 
 from dr_utils.checks import unknown
 from dr_utils.datasets import available as available_tasks
-from dr_utils.features import pick_device
+from dr_utils.device import pick_device
 from dr_utils.models import Network, load_model
 from dr_utils.probes import fit_probes
 from dr_utils.probes import memory as device_memory

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from dr_utils import assets
+from dr_utils import store
 
 # From this many bytes on features are written to and read from a memory map. A smaller file is read whole, so that
 # nothing that befalls it afterwards reaches a running study.
@@ -26,7 +26,7 @@ _TYPES = {"float16": "F16", "float32": "F32"}
 
 def path_of(key: str) -> Path:
     """Return where the features of this key are, or would be."""
-    return assets.cache_dir() / "features" / f"{key}.safetensors"
+    return store.cache_dir() / "features" / f"{key}.safetensors"
 
 
 def content_hash(x: np.ndarray, y: np.ndarray) -> str:
@@ -105,8 +105,8 @@ def create(key: str, shape: tuple[int, int], dtype: str) -> Iterator[NewFile]:
 
     Raises
     ------
-    dr_utils.assets.CacheError
+    dr_utils.store.CacheError
         The store cannot be written, or is full.
     """
-    with assets.atomic_path(path_of(key)) as part:
+    with store.atomic_path(path_of(key)) as part:
         yield NewFile(part, shape, dtype)

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dr_utils import assets, feature_store
+from dr_utils import feature_store
 from dr_utils.augmentation import Augmentation
 from dr_utils.checks import check_features
 from dr_utils.datasets import ImageTask
 from dr_utils.datasets.paper.lazy import read_ahead
+from dr_utils.device import pick_device
 from dr_utils.models import Network
 from dr_utils.progress import progress
+from dr_utils.store import check_cache
 
 # Raised by one whenever the same images and network would give other numbers than before.
 EXTRACTION_VERSION = 2
@@ -42,15 +44,6 @@ class Features:
     y: np.ndarray
     key: str
     manifest: dict
-
-
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """Turn "auto", "cpu" or "cuda" into a device; ValueError if CUDA is asked for and absent."""
-    if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for, but torch sees no CUDA device here; use 'auto' or 'cpu'.")
-    return torch.device(device)
 
 
 def extract(
@@ -98,7 +91,7 @@ def extract(
     ------
     ValueError
         Unknown device, precision or dtype, resolution below 1, or features with NaN or without variation.
-    dr_utils.assets.CacheError
+    dr_utils.store.CacheError
         The store cannot be written.
     """
     device = pick_device(device)
@@ -127,7 +120,7 @@ def extract(
     if store and (found := stored(key)) is not None:
         return found
     if store:
-        assets.check_cache(len(task.labels) * (network.width * np.dtype(dtype).itemsize + 8))
+        check_cache(len(task.labels) * (network.width * np.dtype(dtype).itemsize + 8))
     label = f"{network.card.name} on {task.name} {task.split}"
     shape, y = (len(task.labels), network.width), np.asarray(task.labels, dtype=np.int64)
     with feature_store.create(key, shape, dtype) if store else contextlib.nullcontext() as file:

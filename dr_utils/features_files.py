@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dr_utils.assets import AssetError
-from dr_utils.assets.cache import short
-from dr_utils.checks import check_features
+from dr_utils.checks import check_features, short
 from dr_utils.datasets.task import draw
 from dr_utils.features import Features
+from dr_utils.store import AssetError
 
 # What a matrix and its labels may be called in a file, whatever the case; "_train" or "_test" may follow.
 MATRIX_NAMES = ("x", "features", "embeddings")
@@ -61,7 +60,7 @@ def open_features(
     ValueError
         No matrix, rows that do not match the labels, NaN, labels that are no classes, one class only, a class that one
         part lacks.
-    dr_utils.assets.AssetError
+    dr_utils.store.AssetError
         A file that is missing, damaged, of another kind, or that only a pickle could load.
     """
     if not isinstance(test_share, Real) or not 0 < test_share < 1:

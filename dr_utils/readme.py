@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from dr_utils.assets import atomic_path
 from dr_utils.claims import CLAIMS
 from dr_utils.claims.registry import DIFFERS, HOLDS, NOT_TESTED, NOTHING
 from dr_utils.profiles import CHECKOUT
+from dr_utils.store import atomic_path
 from dr_utils.zoo import RECIPES
 from dr_utils.zoo.cards import WEIGHTS, read_card
 

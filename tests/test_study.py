@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import dr_utils.study as study_module
-from dr_utils import assets
+from dr_utils import store
 from dr_utils.cka import linear_cka
 from dr_utils.fairness import coefficient_of_variation, gini
 from dr_utils.features import Features
@@ -21,7 +21,7 @@ from dr_utils.profiles import Profile
 from dr_utils.redundancy import diffused_redundancy
 from dr_utils.study import CELL_TABLES, Study, read_tables
 from dr_utils.study.cell import CellSpec, compute_cell
-from dr_utils.study.store import store_cell
+from dr_utils.study.files import store_cell
 from dr_utils.subsets import fit_projection, random_subsets
 
 FRACTIONS = [0.05, 0.2, 0.5, 1.0]
@@ -270,7 +270,7 @@ def test_cells_are_whole_or_absent(tiny, profile, monkeypatch):
     monkeypatch.setattr(pd.DataFrame, "to_csv", fail)
     with pytest.raises(OSError, match="disk full"):
         Study(profile, out=tiny, device="cpu").run()
-    cells = assets.cache_dir() / "cells"
+    cells = store.cache_dir() / "cells"
     assert not list(cells.glob("*")), "half a cell was left behind"
 
 

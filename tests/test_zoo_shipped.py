@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dr_utils.assets import AssetError, sha256_of
 from dr_utils.models import available, load_model
 from dr_utils.profiles import CHECKOUT
+from dr_utils.store import AssetError, sha256_of
 from dr_utils.zoo import RECIPES
 from dr_utils.zoo.cards import WEIGHTS, read_card
 from dr_utils.zoo.data import load_images

@@ -11,8 +11,8 @@ import pytest
 import torch
 from zoo_parts import WNIDS, add_file, jpeg, tiny, toy_images, write_tars
 
-from dr_utils import assets
-from dr_utils.assets import AssetError
+from dr_utils import store
+from dr_utils.store import AssetError
 from dr_utils.zoo import __main__ as command
 from dr_utils.zoo import attacks, recipes, training
 from dr_utils.zoo.cards import card_path, read_card, report
@@ -20,7 +20,7 @@ from dr_utils.zoo.data import Epoch, load_images
 from dr_utils.zoo.networks import build
 from dr_utils.zoo.optimisers import Optimiser, one_cycle
 from dr_utils.zoo.training import checkpoint_path, image_side, train
-from dr_utils.zoo.weights import load_network, load_weights, store, weights_path
+from dr_utils.zoo.weights import load_network, load_weights, store_weights, weights_path
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_tar_is_decoded_once(data, monkeypatch):
 
 def test_damaged_cache_is_made_again(data):
     images = load_images(data, "val", n_classes=3)
-    (path,) = (assets.cache_dir() / "zoo").glob("*.safetensors")
+    (path,) = (store.cache_dir() / "zoo").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"\x55")
     assert (load_images(data, "val", n_classes=3).labels == images.labels).all()
     path.write_bytes(b"short")
@@ -282,14 +282,14 @@ def test_training_refusals(tmp_path):
 def stored(tmp_path):
     recipe, images = tiny(epochs=2, training="mrl", nesting=(4, 16)), toy_images()
     trained = train(recipe, images, device="cpu", checkpoints=tmp_path / "checkpoints")
-    card = store(trained, recipe, images, toy_images(30, seed=1), folder=tmp_path / "out", device="cpu")
+    card = store_weights(trained, recipe, images, toy_images(30, seed=1), folder=tmp_path / "out", device="cpu")
     return tmp_path / "out", card, trained
 
 
 def test_card_and_weights_round_trip(stored):
     folder, card, trained = stored
     assert read_card("tiny", folder) == card
-    assert card.sha256 == assets.sha256_of(weights_path("tiny", folder))
+    assert card.sha256 == store.sha256_of(weights_path("tiny", folder))
     assert card.validation_images == 30 and card.clean_accuracy >= card.robust_accuracy
     assert card.clean_accuracy > 0.5 and card.width == 16 and card.epochs == 2 and card.upstream_images == 96
     network, _ = load_weights("tiny", folder)
@@ -312,7 +312,7 @@ def test_tampered_and_truncated_weights_are_refused(stored):
     good = path.read_bytes()
     for bad in (good[:-1] + bytes([good[-1] ^ 1]), good[: len(good) // 2], b""):
         path.write_bytes(bad)
-        with pytest.raises(AssetError, match=f"expected SHA-256 {card.sha256}, found {assets.sha256_of(bad)}"):
+        with pytest.raises(AssetError, match=f"expected SHA-256 {card.sha256}, found {store.sha256_of(bad)}"):
             load_weights("tiny", folder)
     path.unlink()
     with pytest.raises(AssetError, match="tiny has no trained weights here; train it: python -m dr_utils.zoo train"):
@@ -331,7 +331,7 @@ def test_command_trains_reports_and_evaluates(data, tmp_path, monkeypatch, capsy
     told = ["--data", str(data), "--device", "cpu", *out]
     assert command.main(["train", "tiny", "--epochs", "2", *told]) == 0
     assert "tiny: 2 epochs on cpu, 24 images" in capsys.readouterr().out
-    assert not list((assets.cache_dir() / "zoo" / "checkpoints").iterdir())
+    assert not list((store.cache_dir() / "zoo" / "checkpoints").iterdir())
     assert command.main(["train", "tiny", "--epochs", "2", *told]) == 0
     assert "kept, trained earlier" in capsys.readouterr().out
     assert command.main(["evaluate", "tiny", *told]) == 0

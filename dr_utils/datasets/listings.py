@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dr_utils.assets import AssetError
-from dr_utils.assets.cache import short
+from dr_utils.checks import short
+from dr_utils.store import AssetError
 
 # What a split may be called, in the order of preference.
 TRAIN, TEST = ("train",), ("test", "val", "validation", "valid")

@@ -54,7 +54,7 @@ def open_images(
     ------
     ValueError
         Another layout than expected, one class only, too few pictures of a class, a test class that train lacks.
-    dr_utils.assets.AssetError
+    dr_utils.store.AssetError
         No such folder, a damaged dataset, or a class of which more than half cannot be read.
 
     Warns

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dr_utils.assets import AssetError
-from dr_utils.assets.cache import short
+from dr_utils.checks import short
 from dr_utils.progress import progress
+from dr_utils.store import AssetError
 
 _NAMED = 3
 

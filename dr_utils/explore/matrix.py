@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dr_utils import assets
+from dr_utils import store
 from dr_utils.cka import CKAStatistics
 from dr_utils.features import stored
 from dr_utils.study import Study
@@ -30,7 +30,7 @@ def cka_matrix(study: Study, network: str, task: str, estimator: str = "biased")
     ------
     ValueError
         Unknown estimator.
-    dr_utils.assets.CacheError
+    dr_utils.store.CacheError
         The cache folder cannot be written.
     """
     about = study.about(network, task)
@@ -38,7 +38,7 @@ def cka_matrix(study: Study, network: str, task: str, estimator: str = "biased")
         return None
     identity, images = about["identity"], study.profile.cka.images
     key = identity["features"][1 + identity["eval_sets"].index("test")]
-    path = assets.cache_dir() / "cka" / f"{key}-{images}-{estimator}.npy"
+    path = store.cache_dir() / "cka" / f"{key}-{images}-{estimator}.npy"
     if path.is_file():
         return np.load(path, allow_pickle=False)
     features = stored(key)
@@ -46,8 +46,8 @@ def cka_matrix(study: Study, network: str, task: str, estimator: str = "biased")
         return None
     x = features.x[:images]
     q = CKAStatistics(x.shape[1], estimators=(estimator,)).update(x).matrix(estimator)
-    assets.check_cache(q.nbytes)
+    store.check_cache(q.nbytes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with assets.atomic_path(path) as part, part.open("wb") as file:
+    with store.atomic_path(path) as part, part.open("wb") as file:
         np.save(file, q)
     return q

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 
-from dr_utils import assets
-from dr_utils.assets import Asset, AssetError
+from dr_utils import fetch, store
 from dr_utils.checks import nearest_first, unknown
+from dr_utils.fetch import Asset
 from dr_utils.models import hub, keras_resnet50, paper, torch_archives
 from dr_utils.models.layers import POOLS
 from dr_utils.models.network import Network, NetworkCard, load_state, weight_hash
+from dr_utils.store import AssetError
 from dr_utils.zoo import RECIPES, cards
 
 __all__ = ["Network", "NetworkCard", "available", "check_network", "load_model", "split_layer", "weight_hash"]
@@ -175,7 +176,7 @@ def _weights(entry: _Entry) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
 
-    path = assets.cache_dir() / "weights" / f"{entry.card.name}-{entry.weight_hash[:16]}.safetensors"
+    path = store.cache_dir() / "weights" / f"{entry.card.name}-{entry.weight_hash[:16]}.safetensors"
     if path.is_file():
         try:
             state = load_file(path)
@@ -183,14 +184,14 @@ def _weights(entry: _Entry) -> dict[str, torch.Tensor]:
             state = {}
         if weight_hash(state) == entry.weight_hash:
             return state
-    state = entry.convert(assets.fetch(entry.archive))
+    state = entry.convert(fetch.fetch(entry.archive))
     state = {name: tensor.contiguous() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     if (found := weight_hash(state)) != entry.weight_hash:
         raise AssetError(
             f"{entry.card.name}: the converted weights have SHA-256 {found}, expected {entry.weight_hash}; "
             "use the torch, torchvision and timm releases of requirements.lock."
         )
-    assets.check_cache(sum(tensor.nbytes for tensor in state.values()))
-    with assets.atomic_path(path) as part:
+    store.check_cache(sum(tensor.nbytes for tensor in state.values()))
+    with store.atomic_path(path) as part:
         save_file(state, part)
     return state

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dr_utils.assets import AssetError
-from dr_utils.assets.cache import short
+from dr_utils.checks import short
+from dr_utils.store import AssetError
 
 # Where training scripts put a state dict; exponential averages last, as what they are called says little.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")

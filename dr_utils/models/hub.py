@@ -7,9 +7,10 @@ from contextlib import nullcontext
 
 from torch import nn
 
-from dr_utils.assets import AssetError, hub_within_reach
 from dr_utils.checks import nearest_first
+from dr_utils.fetch import hub_within_reach
 from dr_utils.models.network import Network, NetworkCard
+from dr_utils.store import AssetError
 
 
 def is_timm_model(name: str) -> bool:

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from dr_utils import assets
-from dr_utils.assets import Asset, AssetError, Npm
+from dr_utils import fetch
+from dr_utils.fetch import Asset, Npm
 from dr_utils.models.network import Network, NetworkCard
+from dr_utils.store import AssetError
 
 CARD = NetworkCard(
     name="keras_resnet50", title="ResNet50 (Keras)", width=2048, family="resnet", training="standard",
@@ -80,7 +81,7 @@ def read_layers_model(archive: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     AssetError
         The weights do not have the length that the manifest says, or another type than float32.
     """
-    members = assets.read_members(archive)
+    members = fetch.read_members(archive)
     model = json.loads(members[FOLDER + "model.json"])
     weights = {}
     for group in model["weightsManifest"]:

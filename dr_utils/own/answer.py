@@ -12,7 +12,8 @@ from sklearn.model_selection import train_test_split
 
 from dr_utils.checks import check_delta, check_labels
 from dr_utils.claims.view import View
-from dr_utils.features import Features, pick_device
+from dr_utils.device import pick_device
+from dr_utils.features import Features
 from dr_utils.models import NetworkCard
 from dr_utils.profiles import Probe
 from dr_utils.progress import progress

@@ -70,7 +70,7 @@ def load(
 
     Raises
     ------
-    ValueError, dr_utils.assets.AssetError
+    ValueError, dr_utils.store.AssetError
         As the loaders do; each message says what was given, what was expected and what to do.
     """
     if features is not None:
@@ -98,7 +98,7 @@ def registry_images(name: str, *, limit: int | None = None, seed: int = 0) -> tu
     ------
     ValueError
         Unknown task.
-    dr_utils.assets.AssetError
+    dr_utils.store.AssetError
         Its archive cannot be had.
     """
     splits = available_tasks()[name].splits if name in available_tasks() else {"train": 0, "test": 0}

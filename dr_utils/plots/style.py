@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from dr_utils.assets import atomic_path
+from dr_utils.store import atomic_path
 
 PALETTE = sns.color_palette("colorblind", 10)  # told apart with any kind of colour vision
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")

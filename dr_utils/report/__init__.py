@@ -11,11 +11,11 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dr_utils.assets import atomic_path
 from dr_utils.profiles import CHECKOUT, REFERENCE_NOTEBOOKS
 from dr_utils.progress import clock
 from dr_utils.report.captions import caption, of_published
 from dr_utils.report.notebooks import HERE, Notebook, digest, is_made_from, read_notebooks
+from dr_utils.store import atomic_path
 
 __all__ = ["write_report"]
 

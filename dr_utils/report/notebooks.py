@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dr_utils.assets import atomic_path
+from dr_utils.store import atomic_path
 
 DONE = "dr_utils"  # key of the executed notebook's metadata: what it was made from, and what it made
 FAILED = ".failed"  # ends the name, before .ipynb, of a notebook that stopped in a cell

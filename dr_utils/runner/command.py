@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from dr_utils.assets import data_dir
+from dr_utils.fetch import data_dir
 from dr_utils.parameters import read_parameters
 from dr_utils.profiles import PROFILES, REFERENCE, REFERENCE_NOTEBOOKS, find_profile, load_profile
 from dr_utils.progress import clock

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dr_utils import assets, claims
+from dr_utils import claims, store
 from dr_utils.augmentation import Augmentation
 from dr_utils.checks import unknown
 from dr_utils.claims.against import against_paper
 from dr_utils.claims.view import View
 from dr_utils.datasets import ImageTask, load_dataset
 from dr_utils.datasets import available as available_tasks
-from dr_utils.features import Features, extract, pick_device
+from dr_utils.device import pick_device
+from dr_utils.features import Features, extract
 from dr_utils.models import Network, NetworkCard, check_network, load_model, paper, split_layer
 from dr_utils.models import available as available_networks
 from dr_utils.profiles import Profile, load_profile
@@ -29,7 +30,7 @@ from dr_utils.study import asked, index
 from dr_utils.study.cell import compute_cell
 from dr_utils.study.from_reference import HEAD, NOTE, check_published, published_tables
 from dr_utils.study.needs import absent, told
-from dr_utils.study.store import read_tables, source_hash, store_cell, write_table
+from dr_utils.study.files import read_tables, source_hash, store_cell, write_table
 from dr_utils.study.tables import CELL_TABLES, judged, measured_tables
 
 __all__ = ["CELL_TABLES", "Study", "read_tables", "write_table"]
@@ -57,7 +58,7 @@ class Study:
     ------
     ValueError
         Unknown profile, profile key, network, task or device: before anything is computed.
-    dr_utils.assets.CacheError
+    dr_utils.store.CacheError
         The cache folder cannot be written.
     """
 
@@ -70,7 +71,7 @@ class Study:
             for name in self.profile.networks:
                 check_network(name)
             self.profile.check_names(self.profile.networks, available_tasks())
-            assets.check_cache()
+            store.check_cache()
         self.folder = self.profile.folder(out)
         self.tables_folder = self.folder / "tables"
         self.figures_folder = self.folder / "figures"
@@ -199,7 +200,7 @@ class Study:
     def about(self, network: str, task: str) -> dict | None:
         """What a finished cell was computed from (features, spec, code) and its notes; None if it is still to do."""
         entry = self._read_index().get(f"{network}/{task}")
-        return entry and json.loads((assets.cache_dir() / "cells" / entry["key"] / "about.json").read_text())
+        return entry and json.loads((store.cache_dir() / "cells" / entry["key"] / "about.json").read_text())
 
     def _chosen(self, kind: str, given: Iterable[str] | None, known: Iterable[str]) -> list[str]:
         known = list(known)
@@ -233,7 +234,7 @@ class Study:
             "code": source_hash(*index.NUMERIC_SOURCES),
         }
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-        folder = assets.cache_dir() / "cells" / key
+        folder = store.cache_dir() / "cells" / key
         if not (folder / "done").exists():
             classes = self._images[task, "train"].classes
             with (
@@ -267,7 +268,7 @@ class Study:
             if cell in wanted
             and index.is_pinned(wanted[cell][0], entry.get("file"), available_networks())
             and entry["request"] == asked.request(self.profile, *wanted[cell])
-            and (assets.cache_dir() / "cells" / entry["key"] / "done").exists()
+            and (store.cache_dir() / "cells" / entry["key"] / "done").exists()
         }
 
     def _write_tables(self, done: dict) -> dict[str, pd.DataFrame]:

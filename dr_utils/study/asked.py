@@ -9,7 +9,7 @@ from dataclasses import asdict
 from dr_utils.profiles import Profile
 from dr_utils.study import index
 from dr_utils.study.cell import CellSpec
-from dr_utils.study.store import source_hash
+from dr_utils.study.files import source_hash
 
 
 def spec(profile: Profile, network: str, task: str) -> CellSpec:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Container
 from pathlib import Path
 
-from dr_utils.assets import atomic_path
 from dr_utils.models import paper, split_layer
 from dr_utils.models.paper import finding
+from dr_utils.store import atomic_path
 
 # The rooms whose code decides the numbers of a cell: when one changes, cells are computed anew.
 NUMERIC_SOURCES = (

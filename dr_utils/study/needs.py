@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dr_utils.assets import data_dir, hub_within_reach
 from dr_utils.datasets import missing_files
+from dr_utils.fetch import data_dir, hub_within_reach
 from dr_utils.models import paper, split_layer
 from dr_utils.models.paper import finding
 from dr_utils.profiles import Profile

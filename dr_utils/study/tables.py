@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 import pandas as pd
 
-from dr_utils import assets, claims
+from dr_utils import claims, store
 from dr_utils.datasets import available as available_tasks
 from dr_utils.models import NetworkCard
 from dr_utils.profiles import Profile
-from dr_utils.study.store import read_table, source_hash, write_table
+from dr_utils.study.files import read_table, source_hash, write_table
 
 CELL_TABLES = ("probes", "per_class", "cka", "redundancy", "fairness")
 
@@ -37,7 +37,7 @@ def measured_tables(
     notes : list of str
         What the reader should know of single cells.
     """
-    folders = {cell: assets.cache_dir() / "cells" / key for cell, key in keys.items()}
+    folders = {cell: store.cache_dir() / "cells" / key for cell, key in keys.items()}
     tables = {
         name: _joined([read_table(folder / f"{name}.csv") for folder in folders.values()]) for name in CELL_TABLES
     }
@@ -59,7 +59,7 @@ def judged(tables: dict[str, pd.DataFrame], cell_keys: list[str]) -> pd.DataFram
     """Judge the claims by these cells, or find the judgement in the cache: each notebook asks for it."""
     cards = tables["networks"].to_csv() + tables["tasks"].to_csv()
     asked = json.dumps([cell_keys, cards, source_hash("claims/*.py", "data/*", "reference.py")])
-    path = assets.cache_dir() / "claims" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.csv"
+    path = store.cache_dir() / "claims" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.csv"
     if not path.exists():
         write_table(claims.evaluate(tables), path)
     return read_table(path)

@@ -61,10 +61,10 @@ def train_networks(args: argparse.Namespace) -> None:
     recipes = [_recipe(name, args) for name in (RECIPES if args.names == ["all"] else args.names)]
     _check_folder(args.out)
     # Only now what takes seconds to import.
-    from dr_utils.features import pick_device
+    from dr_utils.device import pick_device
     from dr_utils.zoo.data import load_images
     from dr_utils.zoo.training import checkpoint_path, pick_precision, train
-    from dr_utils.zoo.weights import store
+    from dr_utils.zoo.weights import store_weights
 
     device = pick_device(args.device)
     splits: dict[int, tuple] = {}
@@ -83,7 +83,7 @@ def train_networks(args: argparse.Namespace) -> None:
             continue
         say(f"{label}: {recipe.epochs} epochs on {device}, {len(images)} images")
         trained = train(recipe, images, device=device, precision=args.precision)
-        card = store(trained, recipe, images, val, folder=args.out, device=device)
+        card = store_weights(trained, recipe, images, val, folder=args.out, device=device)
         checkpoint_path(recipe, images, pick_precision(args.precision, device)).unlink(missing_ok=True)
         accuracies = f"clean {card.clean_accuracy:.3f}, robust {card.robust_accuracy:.3f}"
         say(f"{label}: {accuracies}, {clock(card.training_seconds)} of training")

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dr_utils.assets import AssetError, atomic_path
 from dr_utils.progress import clock
+from dr_utils.store import AssetError, atomic_path
 from dr_utils.zoo.recipes import IMAGES_SIDE, RECIPES, Recipe
 
 WEIGHTS = Path(__file__).parent / "weights"

@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dr_utils import assets
-from dr_utils.assets import AssetError, sha256_of
+from dr_utils import store
 from dr_utils.checks import unknown
 from dr_utils.progress import progress
+from dr_utils.store import AssetError, sha256_of
 from dr_utils.zoo.recipes import IMAGES_SIDE
 
 log = logging.getLogger(__name__)
@@ -112,13 +112,13 @@ def _decoded(tar: Path, split: str) -> Images:
             f"{tar.name} is not in {tar.parent}; --data must be the folder that holds {' and '.join(TARS.values())}."
         )
     digest = sha256_of(tar)
-    path = assets.cache_dir() / "zoo" / f"tiny-imagenet-{IMAGES_SIDE}-{split}-{digest[:16]}.safetensors"
+    path = store.cache_dir() / "zoo" / f"tiny-imagenet-{IMAGES_SIDE}-{split}-{digest[:16]}.safetensors"
     if (stored := _read(path, digest)) is not None:
         return stored
     images = _decode(tar, split, digest)
-    assets.check_cache(images.pixels.nbytes)
+    store.check_cache(images.pixels.nbytes)
     metadata = {"decoding": DECODING, "classes": " ".join(images.classes), "content": _content(images)}
-    with assets.atomic_path(path) as part:
+    with store.atomic_path(path) as part:
         save_file({"pixels": images.pixels, "labels": images.labels}, part, metadata)
     return images
 

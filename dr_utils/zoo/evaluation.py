@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dr_utils.features import pick_device
+from dr_utils.device import pick_device
 from dr_utils.progress import progress
 from dr_utils.zoo.attacks import pgd
 from dr_utils.zoo.data import Images, to_batch

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
-from dr_utils import assets
+from dr_utils import store
 from dr_utils.checks import unknown
-from dr_utils.features import pick_device
+from dr_utils.device import pick_device
 from dr_utils.progress import progress
 from dr_utils.zoo import attacks
 from dr_utils.zoo.data import Epoch, Images, to_batch
@@ -110,7 +110,7 @@ def train(
         Images of another number of classes, unknown device or precision.
     FloatingPointError
         The loss is no longer finite.
-    dr_utils.assets.CacheError
+    dr_utils.store.CacheError
         The checkpoint cannot be written.
     """
     if len(images.classes) != recipe.n_classes:
@@ -123,7 +123,7 @@ def checkpoint_path(recipe: Recipe, images: Images, precision: str, folder: str 
     identity = {"version": TRAINING_VERSION, "recipe": recipe.as_dict(), "images": images.digest, "n": len(images),
                 "precision": precision}  # fmt: skip
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    folder = assets.cache_dir() / "zoo" / "checkpoints" if folder is None else Path(folder)
+    folder = store.cache_dir() / "zoo" / "checkpoints" if folder is None else Path(folder)
     return folder / f"{recipe.name}-{digest[:16]}.safetensors"
 
 
@@ -259,7 +259,7 @@ class _Training:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"optimiser.{name}": tensor for name, tensor in self.optimiser.tensors().items()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        with assets.atomic_path(self.path) as part:
+        with store.atomic_path(self.path) as part:
             save_file(tensors, part, {"progress": json.dumps(vars(self.at))})
 
     def _load(self) -> None:
@@ -268,7 +268,7 @@ class _Training:
                 at = Progress(**json.loads(file.metadata()["progress"]))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise assets.AssetError(
+            raise store.AssetError(
                 f"the checkpoint {self.path} is damaged ({error}); delete it, and {self.recipe.name} starts afresh."
             ) from error
         self.network.load_state_dict({n.removeprefix("network."): t for n, t in tensors.items() if n[:8] == "network."})

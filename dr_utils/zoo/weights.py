@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save_file
 
-from dr_utils import assets
-from dr_utils.assets import AssetError, sha256_of
-from dr_utils.assets.cache import short
+from dr_utils import store
+from dr_utils.checks import short
 from dr_utils.models.network import Network, load_state
+from dr_utils.store import AssetError, sha256_of
 from dr_utils.zoo.cards import WEIGHTS, Card, read_card, write_card
 from dr_utils.zoo.data import Images
 from dr_utils.zoo.evaluation import ATTACK_STEPS, count_multiply_adds, count_parameters, evaluate
@@ -41,7 +41,7 @@ def save_weights(network: SmallNetwork, name: str, folder: Path | str = WEIGHTS)
         if not state[key].isfinite().all():
             raise ValueError(f"{name}: {key} is not finite in float16; train with a lower lr.")
     path = weights_path(name, folder)
-    with assets.atomic_path(path) as part:
+    with store.atomic_path(path) as part:
         save_file(state, part)
         part.chmod(0o644)  # safetensors keeps files to their owner; these are installed for everybody
     return sha256_of(path)
@@ -87,7 +87,7 @@ def load_network(name: str, folder: Path | str = WEIGHTS, *, pretrained: bool = 
     return as_network.eval().requires_grad_(False)
 
 
-def store(
+def store_weights(
     trained: Trained,
     recipe: Recipe,
     train_images: Images,

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from dr_utils.datasets import ImageTask
-from dr_utils.features import extract, pick_device, resize_batch
+from dr_utils.device import pick_device
+from dr_utils.features import extract, resize_batch
 from dr_utils.models import Network, load_model
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dr_utils import assets
-from dr_utils.assets.cache import short
+from dr_utils import fetch, store
+from dr_utils.checks import short
 from dr_utils.datasets.task import Images, TaskCard
 
 
@@ -53,7 +53,7 @@ class FolderSource:
 
 
 def read_split(source: FolderSource, split: str) -> Found:
-    """Read a whole split from `dr_utils.assets.data_dir()`.
+    """Read a whole split from `dr_utils.fetch.data_dir()`.
 
     Parameters
     ----------
@@ -67,29 +67,29 @@ def read_split(source: FolderSource, split: str) -> Found:
 
     Raises
     ------
-    dr_utils.assets.AssetError
+    dr_utils.store.AssetError
         No data folder is named, a file or folder is missing there, or what lies there is not the published split:
         other files, other counts of images or classes, other class names.
     """
-    title, needs, root = source.card.title, source.needs[split], assets.data_dir()
+    title, needs, root = source.card.title, source.needs[split], fetch.data_dir()
     if root is None:
-        raise assets.AssetError(
+        raise store.AssetError(
             f"{title} is read from a folder of yours, and none is named: give --data DIR (or set DR_DATA=DIR), where "
             f"DIR holds {_listed(needs)}. {source.origin.format(root='DIR')}"
         )
     steps = source.origin.format(root=root)
     for path in needs:
         if not (root / path).exists():
-            raise assets.AssetError(
+            raise store.AssetError(
                 f"{title}: {root / path} is missing; the data folder {root} (--data, DR_DATA) must hold "
                 f"{_listed(needs)}. {steps}"
             )
     try:
         found = source.read(root, split)
-    except assets.AssetError:
+    except store.AssetError:
         raise
     except (RuntimeError, OSError, ValueError, KeyError) as error:  # what torchvision's readers raise
-        raise assets.AssetError(
+        raise store.AssetError(
             f"{title}: what lies in {root / needs[0]} is not the published data set ({short(error)}). {steps}"
         ) from error
     _check(source.card, split, found, root / needs[0], steps)
@@ -99,19 +99,19 @@ def read_split(source: FolderSource, split: str) -> Found:
 def _check(card: TaskCard, split: str, found: Found, where: Path, steps: str) -> None:
     present = np.unique(found.labels)
     if (len(found.labels), len(present)) != (card.splits[split], card.n_classes):
-        raise assets.AssetError(
+        raise store.AssetError(
             f"{card.title}: the {split} split in {where} holds {len(found.labels):,} images of {len(present):,} "
             f"classes, expected {card.splits[split]:,} of {card.n_classes:,}; files are missing, or do not belong "
             f"there. {steps}"
         )
     if present[0] != 0 or present[-1] != card.n_classes - 1:
-        raise assets.AssetError(
+        raise store.AssetError(
             f"{card.title}: the classes in {where} are numbered {present[0]} to {present[-1]}, expected 0 to "
             f"{card.n_classes - 1}. {steps}"
         )
     for i, (name, expected) in enumerate(zip(found.classes or card.classes, card.classes, strict=True)):
         if name != expected:
-            raise assets.AssetError(
+            raise store.AssetError(
                 f"{card.title}: class {i} in {where} is called {name!r}, expected {expected!r}; it is another data "
                 f"set. {steps}"
             )

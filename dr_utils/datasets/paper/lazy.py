@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from dr_utils.assets import AssetError
-from dr_utils.assets.cache import short
+from dr_utils.checks import short
+from dr_utils.store import AssetError
 
 _STATS_AT_ONCE = 1000
 
@@ -56,7 +56,7 @@ class LazyImages(Sequence):
 
         Raises
         ------
-        dr_utils.assets.AssetError
+        dr_utils.store.AssetError
             The file is missing, damaged or no picture; the message names it.
         """
         path = self.root / self.names[i]
@@ -82,7 +82,7 @@ class LazyImages(Sequence):
 
         Raises
         ------
-        dr_utils.assets.AssetError
+        dr_utils.store.AssetError
             A file is missing; the message names it.
         """
         chunks = [self.names[i : i + _STATS_AT_ONCE] for i in range(0, len(self), _STATS_AT_ONCE)]

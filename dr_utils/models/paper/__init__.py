@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from dr_utils.assets import AssetError
 from dr_utils.checks import unknown
 from dr_utils.models import hub
 from dr_utils.models.network import Network
 from dr_utils.models.paper import augreg, matryoshka, plain, robust
 from dr_utils.models.paper.cards import CARDS, NORMALISATIONS, PaperCard
 from dr_utils.models.paper.finding import not_here, weights_file
+from dr_utils.store import AssetError
 
 __all__ = ["CARDS", "NORMALISATIONS", "PaperCard", "load_paper"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from dr_utils.assets import AssetError
-from dr_utils.assets.cache import short
+from dr_utils.checks import short
 from dr_utils.models.paper.cards import PaperCard
+from dr_utils.store import AssetError
 
 N_CLASSES = 1000
 _TARGET, _OPTIMIZER = "opt/target/", "opt/state/"

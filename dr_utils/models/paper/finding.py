@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dr_utils.assets import AssetError, data_dir, hub_within_reach
-from dr_utils.assets.cache import short
+from dr_utils.checks import short
+from dr_utils.fetch import data_dir, hub_within_reach
 from dr_utils.models.paper.cards import PaperCard
+from dr_utils.store import AssetError
 
 FOLDER = "weights"
 

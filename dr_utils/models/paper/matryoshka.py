@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dr_utils.assets import AssetError
 from dr_utils.models.paper.cards import FF_WIDTHS, PaperCard
 from dr_utils.models.paper.reading import fit, read_state, without_prefix
+from dr_utils.store import AssetError
 
 N_CLASSES = 1000
 NESTED = (*FF_WIDTHS, 2048)

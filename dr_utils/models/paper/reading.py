@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dr_utils.assets import AssetError
-from dr_utils.assets.cache import short
+from dr_utils.checks import short
 from dr_utils.models import checkpoints
 from dr_utils.models.checkpoints import WRAPPERS, read_safetensors
+from dr_utils.store import AssetError
 
 _MOST_STAND_INS = 50
 _NOT_ALLOWED = re.compile(r"GLOBAL (\S+) was not an allowed global")

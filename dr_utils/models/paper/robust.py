@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dr_utils.assets import AssetError
 from dr_utils.models.paper.cards import PaperCard
 from dr_utils.models.paper.reading import fit, read_state, without_prefix
+from dr_utils.store import AssetError
 
 # The longest first: each key belongs to the first part whose prefix it has.
 _PARTS = {

@@ -13,7 +13,7 @@ import pandas as pd
 from filelock import FileLock
 
 import dr_utils
-from dr_utils import assets
+from dr_utils import store
 
 
 @cache
@@ -55,7 +55,7 @@ def read_table(path: Path) -> pd.DataFrame:
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, atomically, floats to their last digit."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with assets.atomic_path(path) as part:
+    with store.atomic_path(path) as part:
         table.to_csv(part, index=False, lineterminator="\n")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dr_utils import assets
+from dr_utils import store
 from dr_utils.datasets.task import Images, Source, Split, hash_images, hash_labels
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def load_split(source: Source, split: str) -> Split:
 
     Raises
     ------
-    dr_utils.assets.AssetError
+    dr_utils.store.AssetError
         The archive cannot be had, its content is not the pinned one, or the cache folder cannot be used.
     """
     path = _path(source, split)
@@ -54,13 +54,13 @@ def check_content(source: Source, split: str, content: Split) -> dict[str, str]:
             continue
         what = f"{split} {part} of {source.card.name} decode to SHA-256 {found[part]}, expected {pinned}"
         if not (source.lossy and part == "images"):
-            raise assets.AssetError(f"{what}; the source has changed or its decoding went wrong: report it.")
+            raise store.AssetError(f"{what}; the source has changed or its decoding went wrong: report it.")
         log.info("%s: this libjpeg rounds differently, results may move in the last digits.", what)
     return found
 
 
 def _path(source: Source, split: str) -> Path:
-    return assets.cache_dir() / "datasets" / f"{source.card.name}-{split}.safetensors"
+    return store.cache_dir() / "datasets" / f"{source.card.name}-{split}.safetensors"
 
 
 def _write(path: Path, content: Split, metadata: dict[str, str]) -> None:
@@ -69,8 +69,8 @@ def _write(path: Path, content: Split, metadata: dict[str, str]) -> None:
         pixels = np.ascontiguousarray(content.images)
     else:
         pixels = np.concatenate([image.ravel() for image in content.images])
-    assets.check_cache(pixels.nbytes)
-    with assets.atomic_path(path) as unfinished:
+    store.check_cache(pixels.nbytes)
+    with store.atomic_path(path) as unfinished:
         save_file({"pixels": pixels, "shapes": shapes, "labels": content.labels}, unfinished, metadata)
 
 

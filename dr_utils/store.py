@@ -43,23 +43,6 @@ def cache_dir() -> Path:
     return folder
 
 
-def data_dir() -> Path | None:
-    """Return the folder of data sets and weights that a person has put together (`--data`, $DR_DATA); None if unset.
-
-    Raises
-    ------
-    AssetError
-        It was named and is no folder.
-    """
-    given = os.environ.get("DR_DATA")
-    if not given:
-        return None
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
-        raise AssetError(f"the data folder {folder} (--data, DR_DATA) is no folder; make it, or name another one.")
-    return folder
-
-
 def check_cache(needed_bytes: int = 0) -> Path:
     """Return the cache folder after making sure that it can be written and has `needed_bytes` bytes free.
 
@@ -126,8 +109,3 @@ def sha256_of(path_or_bytes: str | os.PathLike | bytes) -> str:
         return hashlib.sha256(path_or_bytes).hexdigest()
     with open(path_or_bytes, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def short(message: object, limit: int = 200) -> str:
-    text = " ".join(str(message).split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."

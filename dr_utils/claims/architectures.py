@@ -42,6 +42,7 @@ def bounds_cell(name: str, dr: float, low: float, high: float, least: float) -> 
     needs=("redundancy", "networks"),
     statement="diffused redundancy exists across architectures",
     published="Table 1: DR(.9) from .2 to .95",
+    rule=f"DR({DELTA}) is at least {LEAST_DR}, the smallest entry of Table 1, in {A1_FAMILIES} families or more.",
 )
 def a1(view: View) -> Outcome:
     """One cell per family: DR(.9), mean over its standard networks and their tasks.
@@ -71,6 +72,7 @@ def a1(view: View) -> Outcome:
     needs=("probes", "networks", "tasks"),
     statement="adversarial training raises it in every architecture",
     published="yes",
+    rule=f"DR(adversarial) - DR(standard) is clearly above 0, paired by seed, in {A1_FAMILIES} families or more.",
 )
 def a2(view: View) -> Outcome:
     by_family: dict[str, list] = {}
@@ -112,6 +114,7 @@ def upstream_pairs(view: View) -> list[tuple[str, str]]:
     needs=("probes", "networks", "tasks"),
     statement="more upstream data raises it, by how much depends on the task",
     published="yes",
+    rule="DR with more upstream data minus DR with less is clearly above 0, paired by seed.",
 )
 def a3(view: View) -> Outcome:
     found = {
@@ -140,6 +143,7 @@ def a3(view: View) -> Outcome:
     needs=("probes", "networks", "tasks"),
     statement="accuracy does not follow the length of the layer",
     published="none",
+    rule=f"Wider networks win so few clear comparisons with narrower ones that gamma <= {A4_GAMMA}.",
 )
 def a4(view: View) -> Outcome:
     """Among clear comparisons of a wider with a narrower network, how many does the wider win?
@@ -193,6 +197,7 @@ A5_SHARE = 0.5
     needs=("redundancy", "networks", "probes"),
     statement="Table 1",
     published="24 values of DR(.9), from .2 to .95",
+    rule=f"The published value lies in our interval, on at least {A5_SHARE:.0%} of the table's values.",
 )
 def a5(view: View) -> Outcome:
     """One cell per network and task that Table 1 has too, by the rule that made the table ("nearest").

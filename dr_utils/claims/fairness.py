@@ -24,6 +24,7 @@ NO_CLASSES = "needs per-class accuracies (per_class.csv) of at least two seeds w
     needs=("per_class", "probes", "networks", "tasks"),
     statement="accuracy lost by dropping neurons falls on few classes: Gini rises as accuracy falls",
     published="yes",
+    rule="The Gini index clearly rises as accuracy falls, and lies clearly above that of an even drop.",
 )
 def f1(view: View) -> Outcome:
     return rises_as_accuracy_falls(view, "gini", "Gini")
@@ -35,6 +36,7 @@ def f1(view: View) -> Outcome:
     needs=("per_class", "probes", "networks", "tasks"),
     statement="same with the coefficient of variation",
     published="yes",
+    rule="The coefficient of variation clearly rises as accuracy falls, and lies clearly above that of an even drop.",
 )
 def f2(view: View) -> Outcome:
     return rises_as_accuracy_falls(view, "coefficient_of_variation", "CV")
@@ -105,6 +107,7 @@ def _slope(x: np.ndarray, y: np.ndarray) -> float:
     needs=("per_class", "probes", "networks", "tasks"),
     statement="the Matryoshka network is more unequal where its accuracy drop is moderate",
     published='"slightly higher"',
+    rule=f"At equal accuracy, with {F3_DROP[0]:.0%} to {F3_DROP[1]:.0%} lost, its Gini index is clearly higher.",
 )
 def f3(view: View) -> Outcome:
     """One cell per rival (same family, width and upstream data), task, and selection of the Matryoshka network."""
@@ -159,6 +162,7 @@ def _at(accuracy: np.ndarray, inequality: np.ndarray, wanted: np.ndarray) -> flo
     needs=("probes", "networks", "tasks"),
     statement="accuracy grows with the number of neurons",
     published="monotone",
+    rule="Accuracy clearly rises from the smallest subset to the whole layer, and no step clearly falls.",
 )
 def f4(view: View) -> Outcome:
     """One cell per network and task: the rise from end to end is clear and no step is a clear fall."""

@@ -41,6 +41,7 @@ def pca_fractions(view: View, model: str, dataset: str) -> list[float]:
     needs=("probes", "networks", "tasks"),
     statement="PCA is close to random neurons for CIFAR10 and Pets, better for CIFAR100 and Flowers",
     published="text and caption disagree on Pets and Flowers",
+    rule=f"At f >= {CRITICAL_MASS} PCA is clearly within {C1_CLOSE} on {C1_CLOSE_TASK}, clearly above on {C1_BETTER_TASK}.",
 )
 def c1(view: View) -> Outcome:
     """Both halves must hold, each on every fraction from .1 and network with standard training.
@@ -94,6 +95,7 @@ def c1(view: View) -> Outcome:
     needs=("probes", "networks", "tasks"),
     statement="PCA's lead is smaller on the adversarially trained network",
     published="yes",
+    rule=f"PCA's lead, standard minus adversarial, is clearly above 0 (mean over f >= {CRITICAL_MASS}).",
 )
 def c2(view: View) -> Outcome:
     """One cell per pair and task: PCA's lead, standard minus adversarial network, mean over f >= .1."""
@@ -132,6 +134,7 @@ def _rest(term: Term) -> tuple:
     needs=("probes", "networks", "tasks"),
     statement="few neurons suffice on ImageNet-1k as well",
     published="f .1/.5/.9/1: .297/.740/.778/.801",
+    rule=f"A share of {I1_FRACTION} of the neurons clearly keeps {DELTA} of the accuracy.",
 )
 def i1(view: View) -> Outcome:
     """One cell per network: half of the neurons keep nine tenths of the accuracy."""
@@ -158,6 +161,7 @@ def i1(view: View) -> Outcome:
     needs=("probes", "networks", "tasks"),
     statement="the gap to ImageNetV2 stays as neurons are dropped",
     published='"maintained"',
+    rule=f"The gap changes by clearly less than {I2_MARGIN} wherever {I2_KEPT:.0%} of the accuracy is kept.",
 )
 def i2(view: View) -> Outcome:
     """One cell per network: the largest change of the gap over fractions that keep 75 % of the accuracy."""

@@ -51,13 +51,15 @@ class Outcome:
 class Claim:
     """One claim of the paper with the rule that judges it.
 
-    `test` takes a `View` of the tables and returns an `Outcome`; `needs` names the tables it cannot lack.
+    `test` takes a `View` of the tables and returns an `Outcome`; `needs` names the tables it cannot lack; `rule` says
+    in a sentence what it takes to hold.
     """
 
     id: str
     figure: str
     statement: str
     published: str
+    rule: str
     needs: tuple[str, ...]
     test: Callable[..., Outcome]
 
@@ -65,11 +67,11 @@ class Claim:
 registered: dict[str, Claim] = {}
 
 
-def claim(claim_id: str, *, figure: str, statement: str, published: str, needs: tuple[str, ...]):
+def claim(claim_id: str, *, figure: str, statement: str, published: str, rule: str, needs: tuple[str, ...]):
     """Register the decorated function as the rule of one claim."""
 
     def register(test: Callable[..., Outcome]) -> Callable[..., Outcome]:
-        registered[claim_id] = Claim(claim_id, figure, statement, published, needs, test)
+        registered[claim_id] = Claim(claim_id, figure, statement, published, rule, needs, test)
         return test
 
     return register

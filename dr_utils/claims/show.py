@@ -11,10 +11,15 @@ from dr_utils.claims.registry import DIFFERS, HOLDS, NOT_TESTED, registered
 
 # Colours of the colour-blind palette, light enough for black text; the word stands beside them.
 _SHADES = {HOLDS: "#cfe8dd", DIFFERS: "#f9d9c0", NOT_TESTED: "#e8e8e8"}
+CAPTION = (
+    "Rules are fixed in advance. 'Clearly' means by the 95 % interval over seeds and test images. A claim about many "
+    "networks and tasks holds if it is clear in more than half of them and clearly wrong in none. Differences within "
+    "noise are not_tested."
+)
 
 
 def show(table: pd.DataFrame, only: Sequence[str]):
-    """Lay out some claims: the paper's statement, the published number, ours with its spread, the verdict, why.
+    """Lay out some claims: the paper's statement, our rule, the published number, ours, the verdict, why.
 
     Parameters
     ----------
@@ -40,11 +45,14 @@ def show(table: pd.DataFrame, only: Sequence[str]):
     if "difference" in rows and not rows["difference"].fillna("").any():
         rows = rows.drop(columns="difference")  # nothing was printed that these could be compared with
     rows.insert(0, "statement", [registered[name].statement for name in rows.index])
-    columns = {"statement": "the paper says", "paper_figure": "where", "published": "published", "measured": "ours",
+    rows.insert(3, "rule", [registered[name].rule for name in rows.index])
+    columns = {"statement": "the paper says", "paper_figure": "where", "published": "published",
+               "rule": "the rule for \"holds\"", "measured": "ours",
                "difference": "ours less printed"}  # fmt: skip
     shown = rows.rename(columns=columns)
     return (
-        shown.style.set_properties(**{"text-align": "left", "vertical-align": "top", "white-space": "normal"})
+        shown.style.set_caption(CAPTION)
+        .set_properties(**{"text-align": "left", "vertical-align": "top", "white-space": "normal"})
         .map(lambda verdict: f"background-color: {_SHADES[verdict]}; color: black", subset=["verdict"])
         .set_table_styles([{"selector": "th", "props": "text-align: left; vertical-align: top"}])
     )

@@ -30,6 +30,7 @@ S2_FROM = 0.1
     needs=("cka", "networks"),
     statement="part-whole CKA hardly depends on the data it is measured on",
     published='"no significant difference"; printed curves of Fig 8: range up to .058',
+    rule=f"At f >= {P6_FROM} the CKA of two tasks differs by clearly less than {P6_RANGE}.",
 )
 def p6(view: View) -> Outcome:
     """One cell per network: the largest difference of two tasks' mean CKA at any fraction, paired by seed."""
@@ -68,6 +69,7 @@ def p6(view: View) -> Outcome:
     needs=("cka", "networks"),
     statement="a given CKA is reached with fewer neurons in the adversarially trained network",
     published="adv < std",
+    rule=f"The smallest f with CKA >= {P7_CKA} is clearly smaller after adversarial training, paired by seed.",
 )
 def p7(view: View) -> Outcome:
     # Fewer neurons needed is more redundancy by CKA: the smallest f is 1 - DR.
@@ -82,6 +84,7 @@ def p7(view: View) -> Outcome:
     needs=("probes", "cka", "networks", "tasks"),
     statement="downstream accuracy is a harder test than CKA",
     published="DR by CKA larger than DR by probe",
+    rule="DR by CKA is clearly above DR by probe at the same delta, paired by seed.",
 )
 def p8(view: View) -> Outcome:
     found = {}
@@ -102,6 +105,7 @@ def p8(view: View) -> Outcome:
     needs=("cka", "networks"),
     statement="any two random 10 % of the adversarially trained ResNet50 are similar; 20 % for the standard one",
     published="CKA about .8 each",
+    rule=f"The mean CKA of two random subsets is clearly above {S1_CKA}, in both networks.",
 )
 def s1(view: View) -> Outcome:
     """Both halves must hold: one that fails is enough against the claim, one alone does not carry it."""
@@ -139,7 +143,14 @@ def mean_over_pairs(pairs: pd.DataFrame) -> Estimate:
     return Estimate(mean, float(np.sqrt((n - 1) / n * spread)), n - 1)
 
 
-@claim("S2", figure="Fig 2", needs=("cka", "networks"), statement="with very low error bars", published="low")
+@claim(
+    "S2",
+    figure="Fig 2",
+    needs=("cka", "networks"),
+    statement="with very low error bars",
+    published="low",
+    rule=f"At f >= {S2_FROM} the standard deviation over pairs of subsets is clearly below {S2_STD}.",
+)
 def s2(view: View) -> Outcome:
     """One cell per network and task: mean over f >= .1 of the std over pairs, chi-square with S - 1 df."""
     found = {}

@@ -32,6 +32,7 @@ NO_MRL = "no Matryoshka network in this run (networks.csv: training 'mrl')"
     needs=("probes", "networks", "tasks"),
     statement="narrower layers have less of it",
     published="monotone",
+    rule=f"DR({DELTA}) has a clearly positive rank correlation with the width, over {W1_WIDTHS} widths or more.",
 )
 def w1(view: View) -> Outcome:
     """One cell per family and task: rank correlation of width with DR(.9), counted in whole neurons."""
@@ -61,6 +62,7 @@ def w1(view: View) -> Outcome:
     needs=("probes", "networks", "tasks"),
     statement="ff8 needs almost 90 % of its neurons",
     published="> .9",
+    rule=f"The narrowest layer (at most {W2_WIDEST} neurons) needs at least {W2_SHARE:.3f} for {DELTA:.0%}.",
 )
 def w2(view: View) -> Outcome:
     narrow = view.models("narrow")
@@ -90,6 +92,7 @@ def w2(view: View) -> Outcome:
     needs=("redundancy", "networks"),
     statement="the Matryoshka network has diffused redundancy too",
     published="yes",
+    rule=f"DR({DELTA}) of its random subsets is at least {LEAST_DR}, the smallest entry of Table 1.",
 )
 def m1(view: View) -> Outcome:
     models = list(view.networks.loc[view.networks["training"].eq("mrl"), "model"])
@@ -166,6 +169,7 @@ NO_FIRST = (
     needs=("probes", "networks", "tasks"),
     statement="its first-k subsets beat all random subsets at very small k",
     published="yes",
+    rule=f"First k minus random k is clearly above 0 at k = {', '.join(map(str, M2_SIZES))}.",
 )
 def m2(view: View) -> Outcome:
     if not view.models("mrl"):
@@ -190,6 +194,7 @@ def m2(view: View) -> Outcome:
     needs=("probes", "networks", "tasks"),
     statement="the others catch up as k grows",
     published="yes",
+    rule=f"A clear lead at the smallest k is gone by {M3_MOST} of the layer: not significant, at most {M3_MARGIN}.",
 )
 def m3(view: View) -> Outcome:
     """One cell per rival network and task: the smallest k from which the lead is not significant nor large.
@@ -228,6 +233,7 @@ def m3(view: View) -> Outcome:
     needs=("cka", "networks"),
     statement="its part-whole CKA is high as well",
     published="high; printed .65 to .74 at f=.125",
+    rule=f"CKA with the whole layer is clearly above {M4_CKA} at f = {', '.join(map(str, M4_FRACTIONS))}.",
 )
 def m4(view: View) -> Outcome:
     models = view.models("mrl")

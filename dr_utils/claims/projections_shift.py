@@ -41,7 +41,7 @@ def pca_fractions(view: View, model: str, dataset: str) -> list[float]:
     needs=("probes", "networks", "tasks"),
     statement="PCA is close to random neurons for CIFAR10 and Pets, better for CIFAR100 and Flowers",
     published="text and caption disagree on Pets and Flowers",
-    rule=f"At f >= {CRITICAL_MASS} PCA is clearly within {C1_CLOSE} on {C1_CLOSE_TASK}, clearly above on {C1_BETTER_TASK}.",
+    rule=f"At f >= {CRITICAL_MASS}: clearly within {C1_CLOSE} on {C1_CLOSE_TASK}, clearly better on {C1_BETTER_TASK}.",
 )
 def c1(view: View) -> Outcome:
     """Both halves must hold, each on every fraction from .1 and network with standard training.

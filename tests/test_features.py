@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-import dr_utils.features as features_module
 from dr_utils import feature_store, store
 from dr_utils.datasets import ImageTask
 from dr_utils.device import pick_device

@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 from synthetic_tables import GRID, build, network, saturating, task
 
 from dr_utils import plots
@@ -372,6 +373,15 @@ def test_save_figure_writes_the_same_bytes_twice(tables, tmp_path):
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["fig10_redundancy.pdf", "fig10_redundancy.png"]
     height, width = plt.imread(first[0]).shape[:2]
     assert width >= 900 and height >= 400
+
+
+def test_a_figure_carries_its_caption_and_its_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/01_prevalence.ipynb")
+    caption = "How much of a layer a task needs. Bands ±1 standard deviation,\n    from `probes`."
+    png, _ = plots.save_figure(plt.figure(), tmp_path, "fig01", caption=caption)
+    plt.close("all")
+    with Image.open(png) as image:
+        assert image.text["Description"] == " ".join(caption.split()) and image.text["Source"] == "01_prevalence.ipynb"
 
 
 def test_figures_do_not_stay_open(tables):

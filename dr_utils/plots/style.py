@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -200,7 +201,7 @@ def nothing_to_draw(figure: str, needs: str) -> ValueError:
     return ValueError(f"{figure}: nothing to draw; it needs {needs}. Run the study for these first.")
 
 
-def save_figure(figure: Figure, folder: str | Path, name: str, *, dpi: int = 150) -> list[Path]:
+def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str = "", dpi: int = 150) -> list[Path]:
     """Write a figure as PNG and PDF.
 
     Parameters
@@ -210,6 +211,9 @@ def save_figure(figure: Figure, folder: str | Path, name: str, *, dpi: int = 150
         Created where needed.
     name : str
         File name without suffix, led by the paper's number: "fig01_prevalence".
+    caption : str
+        What the figure shows: a title that ends with a full stop, then what to look at. The report shows it. A table's
+        name in backquotes, such as `probes`, becomes a link.
     dpi : int
         Resolution of the PNG.
 
@@ -222,9 +226,13 @@ def save_figure(figure: Figure, folder: str | Path, name: str, *, dpi: int = 150
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
+    words = {"Description": " ".join(caption.split())} if caption else {}
+    # Jupyter and the runner put the notebook's name there, so that the report knows which notebook drew the figure.
+    if "JPY_SESSION_NAME" in os.environ:
+        words["Source"] = Path(os.environ["JPY_SESSION_NAME"]).name
     with plt.rc_context(RC):
         for suffix, metadata in (
-            ("png", {"Software": None}),
+            ("png", {"Software": None, **words}),
             ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
         ):
             path = folder / f"{name}.{suffix}"

@@ -28,9 +28,9 @@ from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
 from dr_utils.study import asked, index
 from dr_utils.study.cell import compute_cell
+from dr_utils.study.files import read_tables, source_hash, store_cell, write_table
 from dr_utils.study.from_reference import HEAD, NOTE, check_published, published_tables
 from dr_utils.study.needs import absent, told
-from dr_utils.study.files import read_tables, source_hash, store_cell, write_table
 from dr_utils.study.tables import CELL_TABLES, judged, measured_tables
 
 __all__ = ["CELL_TABLES", "Study", "read_tables", "write_table"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import ipywidgets as widgets
 import numpy as np
 
-from dr_utils.explore import charts
+from dr_utils.explore import old_charts as charts
 from dr_utils.explore.draws import Draws
 from dr_utils.explore.readings import Point, Readings
 from dr_utils.explore.shown import per_cent, table

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dr_utils import plots
 from dr_utils.claims.curves import Curve, close
-from dr_utils.explore.charts import Series
+from dr_utils.explore.old_charts import Series
 from dr_utils.explore.readings import Readings
 from dr_utils.explore.shown import per_cent, shown
 from dr_utils.explore.sliders import CurveSlider, Scene

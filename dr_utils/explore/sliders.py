@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import ipywidgets as widgets
 
-from dr_utils.explore import charts
-from dr_utils.explore.charts import Series
+from dr_utils.explore import old_charts as charts
+from dr_utils.explore.old_charts import Series
 from dr_utils.explore.shown import table
 
 _CHOSEN: dict[str, dict] = {}

@@ -53,6 +53,32 @@ def check_delta(delta: float) -> float:
     return _in_unit_interval(delta, "delta", "a share of the full layer's performance")
 
 
+def check_width(width: int) -> int:
+    """Return `width`, the number of neurons in a layer, if it is a positive integer, else raise ValueError."""
+    if not hasattr(width, "__index__") or width < 1:
+        raise ValueError(f"width must be a positive integer (neurons in the layer); got {width!r}.")
+    return int(width)
+
+
+def check_subset(subset, width: int, *, name: str = "a subset") -> np.ndarray:
+    """Return a subset of a layer's neurons, given as indices or as a mask [width], as int64 indices.
+
+    Raises
+    ------
+    ValueError
+        Empty, repeated indices, indices outside the layer, or neither integers nor a mask of this width.
+    """
+    subset = np.asarray(subset)
+    if subset.dtype == bool and subset.shape == (width,):
+        subset = subset.nonzero()[0]
+    whole = subset.ndim == 1 and subset.size > 0 and np.issubdtype(subset.dtype, np.integer)
+    if not whole or subset.min() < 0 or subset.max() >= width or len(np.unique(subset)) < len(subset):
+        raise ValueError(
+            f"{name} must hold distinct neuron indices 0 .. {width - 1}, at least one; got {short(subset, 80)}."
+        )
+    return subset.astype(np.int64)
+
+
 def _in_unit_interval(value: float, name: str, meaning: str) -> float:
     try:
         number = float(value)

@@ -8,13 +8,11 @@ and b in {0, 1}^D it is ``a'Qb / sqrt(a'Qa * b'Qb)``. No pass over the images is
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import torch
 
-from dr_utils.checks import check_features, unknown
+from dr_utils.checks import check_features, check_subset, check_width, unknown
 
 ESTIMATORS = ("biased", "debiased")
 
@@ -23,22 +21,21 @@ NEGLIGIBLE = 1e-12
 
 
 def linear_cka(x, y, *, estimator: str = "biased") -> float:
-    """Linear centred kernel alignment of two representations of the same images.
+    """Return the linear centred kernel alignment of two representations of the same images.
 
     Parameters
     ----------
     x, y : arrays of shape [n, D1], [n, D2]
         Features of the same n images, one row each. Computed in float64.
     estimator : {"biased", "debiased"}
-        "biased" is ``||Xc'Yc||^2 / (||Xc'Xc|| ||Yc'Yc||)`` with centred columns; "debiased" puts the unbiased
-        HSIC_1 in place of each of the three terms.
+        "biased" is ``||Xc'Yc||^2 / (||Xc'Xc|| ||Yc'Yc||)`` with centred columns, in [0, 1]; "debiased" puts the
+        unbiased HSIC_1 in place of each of the three terms, and lies in [-1, 1] up to rounding.
 
     Returns
     -------
     float
-        In [0, 1] for "biased", in [-1, 1] for "debiased" up to rounding. NaN where it is undefined: one
-        representation is constant over the images or, for "debiased", its self-HSIC is not positive (a neuron
-        that is active on one image only, for instance).
+        NaN where it is undefined: one representation is constant over the images or, for "debiased", its self-HSIC
+        is not positive (a neuron that is active on one image only, for instance).
 
     Raises
     ------
@@ -48,6 +45,12 @@ def linear_cka(x, y, *, estimator: str = "biased") -> float:
     References
     ----------
     Biased: Kornblith et al. 2019. HSIC_1: Song et al. 2012, eq. 5; in CKA: Nguyen et al. 2021.
+
+    Examples
+    --------
+    >>> x = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 3.0]])
+    >>> round(linear_cka(x, x[:, :1]), 3), round(linear_cka(x, 5 - 2 * x), 3)
+    (0.878, 1.0)
     """
     _check_estimator(estimator)
     x, y = _as_float64(x, "x"), _as_float64(y, "y")
@@ -71,61 +74,51 @@ def linear_cka(x, y, *, estimator: str = "biased") -> float:
 
 
 class CKAStatistics:
-    """Sums over images from which the CKA of all subsets of a layer follows; fed batch by batch.
-
-    Memory is a few D x D float64 matrices (three for "debiased", one for "biased" alone), whatever the number
-    of images.
+    """Sum over images, batch by batch, what the CKA of all subsets of a layer follows from.
 
     Parameters
     ----------
     width : int
         Neurons in the layer, D.
     estimators : sequence of {"biased", "debiased"}
-        Which matrices will be asked for; "biased" alone costs a third.
+        Which matrices will be asked for. "debiased" keeps three D x D float64 matrices, "biased" alone one.
     device : str or torch.device
-        Where the sums are kept; it must offer float64 (CPU or CUDA).
+        Where the sums are kept: NumPy's on the "cpu", torch's on a device that offers float64, such as "cuda".
 
     Attributes
     ----------
     n : int
         Images seen so far.
 
-    Raises
-    ------
-    ValueError
-        `width` is not a positive integer or an estimator is unknown.
+    Examples
+    --------
+    >>> x = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 3.0]])
+    >>> q = CKAStatistics(2).update(x[:3]).update(x[3:]).matrix("biased")
+    >>> part_whole(q, [[0], [0, 1]]).round(3)
+    array([0.878, 1.   ])
     """
 
     def __init__(self, width: int, *, estimators: Sequence[str] = ESTIMATORS, device="cpu"):
-        try:
-            self.width = operator.index(width)
-        except TypeError:
-            self.width = 0
-        if self.width < 1:
-            raise ValueError(f"width must be a positive integer (neurons in the layer); got {width!r}.")
+        self.width = check_width(width)
         self.estimators = (estimators,) if isinstance(estimators, str) else tuple(estimators)
         for estimator in self.estimators:
             _check_estimator(estimator)
-        self.device = torch.device(device)
-        self.n = 0
+        self.device, self.n = str(device), 0
         self._shift: np.ndarray | None = None
-        empty = torch.zeros(self.width, self.width, dtype=torch.float64, device=self.device)
-        self._xx, self._sum = empty, empty[0].clone()
-        if "debiased" in self.estimators:
-            self._xx2, self._x2x2, self._sum2 = empty.clone(), empty.clone(), empty[0].clone()
+        # Sums of x, x'x and, for "debiased", of x^2, x'x^2 and (x^2)'x^2.
+        self._s, self._s2 = (self._placed(np.zeros(width)) for _ in range(2))
+        n_matrices = 3 if "debiased" in self.estimators else 1
+        self._xx, *self._higher = (self._placed(np.zeros((width, width))) for _ in range(n_matrices))
+
+    def _placed(self, x: np.ndarray):
+        if self.device == "cpu":
+            return x
+        import torch
+
+        return torch.from_numpy(x).to(self.device)  # the sums below are written for arrays and tensors alike
 
     def update(self, batch) -> CKAStatistics:
-        """Add images.
-
-        Parameters
-        ----------
-        batch : array or tensor of shape [b, D]
-            Features of further images.
-
-        Returns
-        -------
-        CKAStatistics
-            Itself.
+        """Add features [b, D] of further images, an array or a tensor; return the statistics themselves.
 
         Raises
         ------
@@ -136,39 +129,31 @@ class CKAStatistics:
         if batch.shape[1] != self.width:
             raise ValueError(f"the batch must have {self.width} columns; got {batch.shape[1]}.")
         if self._shift is None:
-            # Both estimators ignore a shift of the features, but float64 does not: sums of large raw values
-            # would cancel in matrix(). The first batch's mean is near enough to the mean of all. Taken
-            # relative to the first row, it leaves a constant neuron at exactly zero.
+            # Both estimators ignore a shift of the features, but float64 does not: sums of large values would
+            # cancel. The first batch's mean is near enough to that of all. Taken relative to the first row, it
+            # leaves a constant neuron at exactly zero.
             self._shift = batch[0] + (batch - batch[0]).mean(axis=0)
-        x = torch.from_numpy(batch - self._shift).to(self.device)
+        x = self._placed(batch - self._shift)
         self.n += len(x)
-        self._sum += x.sum(dim=0)
-        self._xx.addmm_(x.T, x)
-        if "debiased" in self.estimators:
-            x2 = x.square()
-            self._xx2.addmm_(x.T, x2)
-            self._x2x2.addmm_(x2.T, x2)
-            self._sum2 += x2.sum(dim=0)
+        self._s += x.sum(0)
+        self._xx += x.T @ x
+        if self._higher:
+            x2 = x * x
+            self._s2 += x2.sum(0)
+            self._higher[0] += x.T @ x2
+            self._higher[1] += x2.T @ x2
         return self
 
     def matrix(self, estimator: str = "biased") -> np.ndarray:
-        """Matrix Q of the HSIC of every pair of neurons, up to a factor that CKA cancels.
+        """Return the matrix Q [D, D] of the HSIC of every pair of neurons, up to a factor that CKA cancels.
 
-        Parameters
-        ----------
-        estimator : {"biased", "debiased"}
-            One of those given at construction.
-
-        Returns
-        -------
-        float64 array of shape [D, D]
-            Symmetric, with ``CKA(a, b) = a'Qb / sqrt(a'Qa * b'Qb)`` for masks a, b in {0, 1}^D. Rows and
-            columns of neurons whose self-HSIC is zero are exactly zero.
+        ``CKA(a, b) = a'Qb / sqrt(a'Qa * b'Qb)`` for masks a, b in {0, 1}^D. Rows and columns of neurons whose
+        self-HSIC is zero are exactly zero.
 
         Raises
         ------
         ValueError
-            The estimator is unknown or was not asked for at construction; fewer than 2 images were seen
+            The estimator is unknown or was not named at construction; fewer than 2 images were seen
             (4 for "debiased").
         """
         _check_estimator(estimator)
@@ -177,29 +162,27 @@ class CKAStatistics:
                 f"these statistics were made without {estimator!r}; make them with estimators={ESTIMATORS}."
             )
         _check_count(self.n, estimator)
-        s, n = self._sum, self.n
-        biased = (self._xx - torch.outer(s, s) / n).square_()
-        if estimator == "biased":
-            return biased.cpu().numpy()
-        # HSIC_1 uses kernels without their diagonal. For neurons d and e their inner product is (X'X)^2 less
-        # X2'X2 with X2 = X * X; a kernel's total is t_d = s_d^2 - sum_i X2_id; its row sums are
-        # R[:, d] = X[:, d] s_d - X2[:, d], whose inner products R'R need only X'X, X'X2 and X2'X2.
-        crossed = s[:, None] * self._xx2
-        row_products = torch.outer(s, s) * self._xx - crossed - crossed.T + self._x2x2
-        t = s.square() - self._sum2
-        q = self._xx.square() - self._x2x2
-        q += torch.outer(t, t / ((n - 1) * (n - 2)))
-        q -= row_products.mul_(2 / (n - 2))
-        # HSIC_1 of a kernel with itself is a squared length (Szekely & Rizzo 2014), so a neuron that has none
-        # has no product with others either; what is left there is rounding.
-        silent = q.diagonal() <= NEGLIGIBLE * biased.diagonal()
-        q[silent, :] = 0.0
-        q[:, silent] = 0.0
-        return q.cpu().numpy()
+        s, n, xx = self._s, self.n, self._xx
+        q = biased = (xx - s[:, None] * (s / n)) ** 2
+        if estimator == "debiased":
+            # HSIC_1 uses kernels without their diagonal. For neurons d and e their inner product is (X'X)^2 less
+            # X2'X2 with X2 = X * X; a kernel's total is t_d = s_d^2 - sum_i X2_id; its row sums are
+            # R[:, d] = X[:, d] s_d - X2[:, d], whose inner products R'R need only X'X, X'X2 and X2'X2.
+            xx2, x2x2 = self._higher
+            crossed = s[:, None] * xx2
+            t = s * s - self._s2
+            q = xx * xx - x2x2 + t[:, None] * (t / ((n - 1) * (n - 2)))
+            q -= (s[:, None] * s * xx - crossed - crossed.T + x2x2) * (2 / (n - 2))
+            # HSIC_1 of a kernel with itself is a squared length (Szekely & Rizzo 2014), so a neuron that has none
+            # has no product with others either; what is left there is rounding.
+            silent = q.diagonal() <= NEGLIGIBLE * biased.diagonal()
+            q[silent, :] = 0.0
+            q[:, silent] = 0.0
+        return q if self.device == "cpu" else q.cpu().numpy()
 
 
 def part_whole(q: np.ndarray, subsets: Sequence) -> np.ndarray:
-    """CKA of each subset of a layer's neurons with the whole layer, all at once.
+    """Return the CKA of each subset of a layer's neurons with the whole layer, all at once.
 
     Parameters
     ----------
@@ -217,40 +200,37 @@ def part_whole(q: np.ndarray, subsets: Sequence) -> np.ndarray:
     ------
     ValueError
         `q` is not a finite square matrix, or a subset is empty, repeats an index or points outside the layer.
+
+    Examples
+    --------
+    >>> part_whole(np.diag([3.0, 1.0]), [[0], [0, 1]]).round(3)
+    array([0.866, 1.   ])
     """
-    q = _check_matrix(q)
-    masks = np.vstack([_masks(subsets, len(q)), np.ones(len(q))])
-    products = masks @ q
-    norms = _norms(q, masks, products)
+    _, products, norms = _products(q, [*subsets, np.arange(len(q))])
     return products[:-1].sum(axis=1) / (norms[:-1] * norms[-1])
 
 
 def part_part(q: np.ndarray, subsets: Sequence, pairs: Iterable[tuple[int, int]] | None = None) -> np.ndarray:
-    """CKA between subsets of a layer's neurons, all at once.
+    """Return the CKA [P, P] between subsets of a layer's neurons, or [number of pairs] if pairs are given.
 
     Parameters
     ----------
-    q : array of shape [D, D]
-        From `CKAStatistics.matrix`.
-    subsets : sequence of P subsets
-        As in `part_whole`.
+    q, subsets
+        As in `part_whole`, which also says when it is NaN and what is refused.
     pairs : iterable of (int, int), optional
         Positions in `subsets` to compare, for instance `seed_pairs(5)`.
-
-    Returns
-    -------
-    float64 array of shape [P, P], or [number of pairs] if pairs are given
-        NaN where CKA is undefined.
 
     Raises
     ------
     ValueError
         As in `part_whole`; or a pair points outside `subsets`.
+
+    Examples
+    --------
+    >>> part_part(np.diag([3.0, 1.0]), [[0], [1], [0, 1]], pairs=[(0, 1), (0, 2)]).round(3)
+    array([0.   , 0.866])
     """
-    q = _check_matrix(q)
-    masks = _masks(subsets, len(q))
-    products = masks @ q
-    norms = _norms(q, masks, products)
+    masks, products, norms = _products(q, subsets)
     if pairs is None:
         return products @ masks.T / np.outer(norms, norms)
     pairs = np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
@@ -261,7 +241,11 @@ def part_part(q: np.ndarray, subsets: Sequence, pairs: Iterable[tuple[int, int]]
 
 
 def seed_pairs(n_seeds: int) -> list[tuple[int, int]]:
-    """All pairs (i, j), i < j, of `n_seeds` subsets: the 10 pairs of 5 seeds in Fig. 2."""
+    """Return all pairs (i, j), i < j, of `n_seeds` subsets: the 10 pairs of 5 seeds in Fig. 2.
+
+    >>> seed_pairs(3)
+    [(0, 1), (0, 2), (1, 2)]
+    """
     return list(itertools.combinations(range(n_seeds), 2))
 
 
@@ -277,7 +261,7 @@ def _check_count(n: int, estimator: str) -> None:
 
 
 def _as_float64(x, name: str) -> np.ndarray:
-    if isinstance(x, torch.Tensor):
+    if hasattr(x, "detach"):  # a tensor, wherever it is
         x = x.detach().cpu().double().numpy()
     x = np.asarray(x, dtype=np.float64)
     check_features(x, name=name, allow_constant=True)
@@ -292,43 +276,22 @@ def _centred(x: np.ndarray) -> np.ndarray:
 
 
 def _debias(product: float, k: np.ndarray, m: np.ndarray) -> float:
-    """n (n - 3) HSIC_1 from the inner product of two centred kernels and their diagonals k, m.
-
-    Rows of a centred kernel sum to zero, so without the diagonal they sum to -k_i, and the three terms of
-    HSIC_1 need nothing but the diagonals.
-    """
+    """Return n (n - 3) HSIC_1 from the inner product of two centred kernels and their diagonals k, m."""
+    # Rows of a centred kernel sum to zero, so without the diagonal they sum to -k_i.
     n = len(k)
     return product - n / (n - 2) * np.dot(k, m) + k.sum() * m.sum() / ((n - 1) * (n - 2))
 
 
-def _check_matrix(q) -> np.ndarray:
+def _products(q, subsets: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the subsets as masks a [P, D], the products a'Q [P, D], and sqrt(a'Qa) [P], NaN where it is zero."""
     q = np.asarray(q, dtype=np.float64)
     if q.ndim != 2 or q.shape[0] != q.shape[1] or q.size == 0 or not np.isfinite(q).all():
         raise ValueError(f"Q must be a finite square matrix [D, D] from CKAStatistics.matrix; got {q.shape}.")
-    return q
-
-
-def _masks(subsets: Sequence, width: int) -> np.ndarray:
-    masks = np.zeros((len(subsets), width))
+    masks = np.zeros((len(subsets), len(q)))
     for row, subset in zip(masks, subsets, strict=True):
-        subset = np.asarray(subset)
-        if subset.dtype == bool and subset.shape == (width,) and subset.any():
-            row[subset] = 1.0
-            continue
-        if subset.ndim != 1 or subset.size == 0 or not np.issubdtype(subset.dtype, np.integer):
-            raise ValueError(
-                f"a subset must be a non-empty list of neuron indices or a mask of {width}; "
-                f"got {subset.dtype} of shape {subset.shape}."
-            )
-        if subset.min() < 0 or subset.max() >= width or len(np.unique(subset)) < len(subset):
-            raise ValueError(f"a subset's indices must be distinct and lie in 0 .. {width - 1}.")
-        row[subset] = 1.0
-    return masks
-
-
-def _norms(q: np.ndarray, masks: np.ndarray, products: np.ndarray) -> np.ndarray:
-    """Square roots of a'Qa; NaN where it is zero up to rounding."""
+        row[check_subset(subset, len(q))] = 1.0
+    products = masks @ q
     selves = (products * masks).sum(axis=1)
-    # Cauchy-Schwarz: no a'Qa exceeds the squared sum of its neurons' own norms.
+    # Cauchy-Schwarz: no a'Qa exceeds the squared sum of its neurons' own norms. Zero is what rounding leaves of that.
     bound = np.square(masks @ np.sqrt(np.clip(q.diagonal(), 0, None)))
-    return np.sqrt(np.where(selves > NEGLIGIBLE * bound, selves, np.nan))
+    return masks, products, np.sqrt(np.where(selves > NEGLIGIBLE * bound, selves, np.nan))

@@ -22,7 +22,7 @@ N_DRAWS = 4000
 
 
 def diffused_redundancy(fractions, performance, full, delta: float, *, rule: str = "first") -> float:
-    """Diffused redundancy DR(g, T, delta) on a grid of fractions.
+    """Return the diffused redundancy DR(g, T, delta) on a grid of fractions.
 
     Parameters
     ----------
@@ -49,22 +49,31 @@ def diffused_redundancy(fractions, performance, full, delta: float, *, rule: str
     ValueError
         Fractions or delta outside (0, 1], repeated fractions, shapes that do not match, NaN (first drop the
         fractions at which CKA is undefined), full performance not above 0, unknown rule.
+
+    Examples
+    --------
+    >>> diffused_redundancy([0.1, 0.2, 0.5], [0.5, 0.89, 0.92], 1.0, delta=0.9)
+    0.5
+    >>> diffused_redundancy([0.1, 0.2, 0.5], [0.5, 0.89, 0.92], 1.0, delta=0.9, rule="nearest")
+    0.8
     """
     return _redundancy(critical_fraction(fractions, performance, full, delta, rule=rule))
 
 
 def critical_fraction(fractions, performance, full, delta: float, *, rule: str = "first") -> float:
-    """The fraction f* at which performance reaches delta; 1 - DR. See `diffused_redundancy`."""
-    delta = _check_rule(delta, rule)
-    fractions, performance, full = _check_curve(fractions, performance, full)
-    ratio = performance.mean(axis=1, keepdims=True) / full.mean()
-    return float(_critical(fractions, ratio, delta, rule)[0])
+    """Return the fraction f* at which performance reaches delta, 1 - DR; arguments as in `diffused_redundancy`.
+
+    >>> critical_fraction([0.1, 0.2, 0.5], [0.5, 0.89, 0.92], 1.0, delta=0.9)
+    0.5
+    """
+    fractions, performance, full, delta = _checked(fractions, performance, full, delta, rule)
+    return float(_critical(fractions, performance.mean(axis=1, keepdims=True) / full.mean(), delta, rule)[0])
 
 
 def diffused_redundancy_interval(
     fractions, performance, full, delta: float, *, rule: str = "first", confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """Diffused redundancy with a bootstrap interval over the seeds.
+    """Return the diffused redundancy and its bootstrap interval over the seeds.
 
     Seeds are drawn again with replacement; a seed brings its whole curve and, where `full` has one value per
     seed, its own full layer. Up to 6 seeds the bootstrap is exact: every resample counts with its
@@ -87,14 +96,17 @@ def diffused_redundancy_interval(
     ------
     ValueError
         As in `diffused_redundancy`; confidence outside (0, 1).
+
+    Examples
+    --------
+    >>> diffused_redundancy_interval([0.1, 0.5, 1.0], [[0.7, 0.9], [0.9, 0.95], [1.0, 1.0]], 1.0, delta=0.9)
+    (0.5, 0.5, 0.9)
     """
-    delta = _check_rule(delta, rule)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), for instance 0.95; got {confidence!r}.")
-    fractions, performance, full = _check_curve(fractions, performance, full)
+    dr = diffused_redundancy(fractions, performance, full, delta, rule=rule)
+    fractions, performance, full, delta = _checked(fractions, performance, full, delta, rule)
     n_seeds = performance.shape[1]
-    ratio = performance.mean(axis=1, keepdims=True) / full.mean()
-    dr = _redundancy(_critical(fractions, ratio, delta, rule)[0])
     if n_seeds == 1:
         return dr, float("nan"), float("nan")
     weights, probability = _resamples(n_seeds)
@@ -133,14 +145,11 @@ def _resamples(n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
     return counts / n_seeds, orders / n_seeds**n_seeds
 
 
-def _check_rule(delta: float, rule: str) -> float:
+def _checked(fractions, performance, full, delta: float, rule: str):
+    """Return fractions [F] rising, performance [F, seeds], full [1] or [seeds], and delta."""
     if rule not in RULES:
         raise unknown("rule", rule, RULES)
-    return check_delta(delta)
-
-
-def _check_curve(fractions, performance, full) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return fractions [F] rising, performance [F, seeds], full [1] or [seeds]."""
+    delta = check_delta(delta)
     fractions = np.asarray(fractions, dtype=np.float64)
     performance = np.asarray(performance, dtype=np.float64)
     full = np.atleast_1d(np.asarray(full, dtype=np.float64))
@@ -156,15 +165,15 @@ def _check_curve(fractions, performance, full) -> tuple[np.ndarray, np.ndarray, 
         raise ValueError(f"fractions must lie in (0, 1] (shares of the layer's neurons); got {outside[0]}.")
     if len(np.unique(fractions)) < len(fractions):
         raise ValueError("fractions must be distinct; give seeds of one fraction as columns of performance.")
-    missing = ~np.isfinite(performance.reshape(len(fractions), -1)).all(axis=1)
+    performance = performance.reshape(len(fractions), -1)
+    missing = ~np.isfinite(performance).all(axis=1)
     if missing.any():
         raise ValueError(
             f"performance is NaN or infinite at fraction {fractions[missing][0]}; drop such fractions first."
         )
-    performance = performance.reshape(len(fractions), -1)
     if full.ndim != 1 or len(full) not in (1, performance.shape[1]):
         raise ValueError(f"full must be one number or one per seed ({performance.shape[1]}); got shape {full.shape}.")
     if not (np.isfinite(full).all() and (full > 0).all()):
         raise ValueError(f"the full layer's performance must be finite and above 0; got {full.min()}.")
     order = np.argsort(fractions)
-    return fractions[order], performance[order], full
+    return fractions[order], performance[order], full, delta

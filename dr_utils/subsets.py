@@ -8,19 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from dr_utils.checks import check_features, check_fraction, unknown
+from dr_utils.checks import check_features, check_fraction, check_width, unknown
 
-SELECTIONS = {
-    "random": "the first k neurons of a seeded random permutation",
-    "first": "the first k neurons in the layer's own order",
-    "pca": "the k principal components of largest variance, fitted on train features",
-    "pca_least": "the k principal components of smallest variance, fitted on train features",
-    "projection_gaussian": "k random directions with Gaussian entries, of unit length",
-    "projection_uniform": "k random directions with uniform entries in [0, 1), of unit length (published)",
-}
 PROJECTIONS = ("pca", "pca_least", "projection_gaussian", "projection_uniform")
+SELECTIONS = ("random", "first", *PROJECTIONS)
 
 # fraction * width is off by units in the last place: 0.29 * 100 = 28.999999999999996.
 ROUNDING = 1e-12
@@ -34,66 +26,82 @@ def check_selection(name: str) -> str:
 
 
 def n_neurons(width: int, fraction: float) -> int:
-    """Number of neurons that a fraction of a layer keeps.
+    """Return how many of a layer's `width` neurons a fraction in (0, 1] keeps.
 
-    Parameters
-    ----------
-    width : int
-        Neurons in the layer, at least 1.
-    fraction : float
-        Share kept, in (0, 1].
-
-    Returns
-    -------
-    int
-        ``max(1, floor(fraction * width))``, exact for fractions written in decimals and for k / width.
+    That is ``max(1, floor(fraction * width))``, exact for fractions written in decimals and for k / width.
 
     Raises
     ------
     ValueError
         `width` is not a positive integer or `fraction` lies outside (0, 1].
+
+    Examples
+    --------
+    >>> n_neurons(2048, 0.1), n_neurons(100, 0.29), n_neurons(8, 0.001)
+    (204, 29, 1)
     """
-    width = _check_width(width)
+    width = check_width(width)
     return max(1, math.floor(check_fraction(fraction) * width * (1 + ROUNDING)))
 
 
 def random_subsets(width: int, fraction: float, seeds: Iterable[int]) -> list[np.ndarray]:
-    """Random subsets of a layer's neurons, one per seed.
+    """Draw random subsets of a layer's neurons, one per seed.
 
-    The subset of a seed is the beginning of one permutation of all neurons, so the subsets of one seed at
-    growing fractions are nested. They are those of the published code: ``torch.manual_seed(seed)``, then
-    ``torch.randperm(width)[:k]`` on the CPU. Torch's global random state is left as it was.
+    The subset of a seed is the beginning of one permutation of all neurons, so the subsets of one seed at growing
+    fractions are nested. They are those of the published code: ``torch.manual_seed(seed)``, then
+    ``torch.randperm(width)[:k]`` on the CPU. NumPy has the same generator, so torch is not imported.
 
     Parameters
     ----------
-    width : int
-        Neurons in the layer.
-    fraction : float
-        Share kept, in (0, 1].
+    width, fraction
+        Neurons in the layer, and the share kept, as in `n_neurons`.
     seeds : iterable of int
         One subset each; the paper uses 1 to 5.
 
     Returns
     -------
     list of int64 arrays of shape [k]
-        Neuron indices in the permutation's order, k = `n_neurons(width, fraction)`.
+        Neuron indices in the permutation's order.
 
     Raises
     ------
     ValueError
         As `n_neurons`, and for a seed that is not an integer.
+
+    Examples
+    --------
+    >>> random_subsets(10, 0.3, seeds=[1, 2])
+    [array([5, 6, 1]), array([8, 7, 1])]
     """
     k = n_neurons(width, fraction)
-    return [torch.randperm(int(width), generator=_generator(seed))[:k].numpy() for seed in seeds]
+    return [_randperm(int(width), k, _check_seed(seed)) for seed in seeds]
+
+
+def _randperm(width: int, k: int, seed: int) -> np.ndarray:
+    """Return the first k of ``torch.randperm(width)`` after ``torch.manual_seed(seed)``, as torch's CPU code draws it.
+
+    Position i is swapped with one of the positions from i on, chosen by the next 32 bits of MT19937.
+    """
+    bits = np.random.RandomState(seed % 2**32).randint(2**32, size=k, dtype=np.uint32)
+    steps = (bits % np.arange(width, width - k, -1)).tolist()
+    order = list(range(width))
+    for i, step in enumerate(steps):
+        order[i], order[i + step] = order[i + step], order[i]
+    return np.array(order[:k], dtype=np.int64)
 
 
 def first_subset(width: int, fraction: float) -> np.ndarray:
-    """The first k neurons in the layer's own order, int64 [k] (Matryoshka networks, Fig. 6).
+    """Return the first k neurons in the layer's own order, int64 [k], as Matryoshka networks are cut (Fig. 6).
 
     Raises
     ------
     ValueError
         As `n_neurons`.
+
+    Examples
+    --------
+    >>> first_subset(2048, 4 / 2048)
+    array([0, 1, 2, 3])
     """
     return np.arange(n_neurons(width, fraction), dtype=np.int64)
 
@@ -106,10 +114,10 @@ class Projection:
     ----------
     kind : str
         One of `PROJECTIONS`.
-    matrix : float64 array of shape [D, K]
+    matrix : float64 array of shape [D, K], K <= D
         Directions in columns, each of unit length.
     mean : float64 array of shape [D]
-        What is subtracted first: the train mean for PCA, zeros for random projections.
+        Subtracted first: the train mean for PCA, zeros for random projections.
     variance : float64 array of shape [K] or None
         Variance of the train features along each component (PCA only).
     note : str
@@ -128,18 +136,7 @@ class Projection:
         return self.matrix.shape[1]
 
     def transform(self, x, n_components: int | None = None) -> np.ndarray:
-        """Project features.
-
-        Parameters
-        ----------
-        x : array of shape [n, D]
-            Features of any split.
-        n_components : int, optional
-            How many columns to return, at least 1; all K if more are asked for than exist.
-
-        Returns
-        -------
-        float32 array of shape [n, K]
+        """Project features [n, D] of any split to float32 [n, K], or to the first `n_components` of the K columns.
 
         Raises
         ------
@@ -163,7 +160,7 @@ def fit_projection(kind: str, x_train, *, seed: int = 0) -> Projection:
     kind : str
         "pca" (components by falling variance), "pca_least" (by rising variance), "projection_gaussian" or
         "projection_uniform" (random square matrices with columns of unit length; the uniform one is the
-        published code's, whose positive columns are highly correlated).
+        published code's, whose positive columns are highly correlated). The random ones are drawn by torch.
     x_train : array of shape [n, D]
         Train features of the downstream task; random projections use only their width.
     seed : int
@@ -183,6 +180,12 @@ def fit_projection(kind: str, x_train, *, seed: int = 0) -> Projection:
     References
     ----------
     Appendix D and Fig. 14 of the paper.
+
+    Examples
+    --------
+    >>> x = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    >>> fit_projection("pca", x).transform(x, 1).round(3).ravel()
+    array([-2.121, -0.707,  0.707,  2.121], dtype=float32)
     """
     if kind not in PROJECTIONS:
         raise unknown("projection", kind, PROJECTIONS)
@@ -190,22 +193,13 @@ def fit_projection(kind: str, x_train, *, seed: int = 0) -> Projection:
     check_features(x_train, name="train features")
     if kind.startswith("pca"):
         return _fit_pca(kind, x_train)
+    import torch
+
     width = x_train.shape[1]
     draw = torch.randn if kind == "projection_gaussian" else torch.rand
-    matrix = draw(width, width, generator=_generator(seed), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(_check_seed(seed))
+    matrix = draw(width, width, generator=generator, dtype=torch.float64)
     return Projection(kind, (matrix / matrix.norm(dim=0)).numpy(), np.zeros(width))
-
-
-def project(kind: str, x_train, *others, n_components: int | None = None, seed: int = 0) -> list[np.ndarray]:
-    """Fit on `x_train`, then transform it and the `others`: float32 arrays [n, K] in the order given.
-
-    Raises
-    ------
-    ValueError
-        As `fit_projection` and `Projection.transform`.
-    """
-    projection = fit_projection(kind, x_train, seed=seed)
-    return [projection.transform(x, n_components) for x in (x_train, *others)]
 
 
 def _fit_pca(kind: str, x: np.ndarray) -> Projection:
@@ -213,39 +207,28 @@ def _fit_pca(kind: str, x: np.ndarray) -> Projection:
     if n < 2:
         raise ValueError("PCA needs at least 2 train samples; got 1.")
     mean = x.mean(axis=0)
-    centred = torch.from_numpy(x - mean)
+    centred = x - mean
     if n > width:
-        variance, directions = torch.linalg.eigh(centred.T @ centred)
+        variance, directions = np.linalg.eigh(centred.T @ centred)
     else:
         # With an orthonormal basis of the samples' span the eigenproblem is n x n, and the components stay
         # orthonormal even where the variance is zero; dividing X'u by small singular values would not.
-        basis, coordinates = torch.linalg.qr(centred.T)
-        variance, directions = torch.linalg.eigh(coordinates @ coordinates.T)
+        basis, coordinates = np.linalg.qr(centred.T)
+        variance, directions = np.linalg.eigh(coordinates @ coordinates.T)
         directions = basis @ directions
     k = min(n - 1, width)
-    variance, directions = variance.flip(0)[:k], directions.flip(1)[:, :k]
+    variance, directions = variance[::-1][:k], directions[:, ::-1][:, :k]
     # Eigenvectors have no sign of their own: make each one's largest entry positive.
-    largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
-    directions = directions * torch.where(largest < 0, -1.0, 1.0)
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=0, keepdims=True), axis=0)
+    directions = directions * np.where(largest < 0, -1.0, 1.0)
     if kind == "pca_least":
-        variance, directions = variance.flip(0), directions.flip(1)
+        variance, directions = variance[::-1], directions[:, ::-1]
     note = "" if k == width else f"{n} train samples span {k} of {width} components"
-    variance = (variance / (n - 1)).clamp(min=0)
-    return Projection(kind, np.ascontiguousarray(directions.numpy()), mean, variance.numpy(), note)
+    return Projection(kind, np.ascontiguousarray(directions), mean, (variance / (n - 1)).clip(min=0), note)
 
 
-def _generator(seed: int) -> torch.Generator:
+def _check_seed(seed: int) -> int:
     try:
-        return torch.Generator("cpu").manual_seed(operator.index(seed))
+        return operator.index(seed)
     except TypeError:
         raise ValueError(f"a seed must be an integer; got {seed!r}.") from None
-
-
-def _check_width(width: int) -> int:
-    try:
-        number = operator.index(width)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(f"width must be a positive integer (neurons in the layer); got {width!r}.")
-    return number

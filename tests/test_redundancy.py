@@ -168,6 +168,7 @@ def test_confidence_is_checked(confidence):
         diffused_redundancy_interval(**GOOD, confidence=confidence)
 
 
-def test_redundancy_and_fairness_do_not_import_torch():
-    code = "import sys, dr_utils.redundancy, dr_utils.fairness; sys.exit('torch' in sys.modules)"
+def test_arrays_in_numbers_out_imports_no_torch():
+    code = "import sys, dr_utils.redundancy, dr_utils.fairness, dr_utils.cka, dr_utils.subsets; "
+    code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from dr_utils.profiles import ProfileError, available, find_profile, load_profile
+from dr_utils.checks import unknown
+from dr_utils.profiles import Profile, ProfileError, available, find_profile, load_profile
 from dr_utils.zoo import RECIPES
 from dr_utils.zoo.cards import read_card
 
@@ -110,13 +112,25 @@ MISTAKES = {
         "selections.3.selection: unknown selection 'randm'; known, nearest first: random, ",
     ),
     "names": (lambda c: c["selections"][1].update(tasks="some"), 'selections.1.tasks: expected "all" or a list'),
-    "network of a selection": (
-        lambda c: c["selections"][1].update(networks=["net_c"]),
-        "unknown network in this profile 'net_c'; known, nearest first: net_a, net_b.",
-    ),
     "no random": (lambda c: c["selections"].pop(0), "selections lack random subsets for net_a on first_task"),
     "solver": (lambda c: c.update(probe={"solvers": ["adam"]}), "probe.solvers.0: expected 'sgd' or 'ridge'; got"),
     "twice": (lambda c: c.update(seeds=[1, 2, 1]), "seeds: 1 is listed twice; got [1, 2, 1]."),
+    "number or word": (
+        lambda c: c.update(probe={"ridge_alpha": "aut"}),
+        "probe.ridge_alpha: expected a valid number or 'auto'; got 'aut'.",
+    ),
+    "views": (
+        lambda c: c.update(extraction={"augmentation": {"view": 3}}),
+        "extraction.augmentation: unknown profile key 'view'; known, nearest first: views.",
+    ),
+    "no mapping": (
+        lambda c: c.update(extraction={"augmentation": "frsh"}),
+        "extraction.augmentation: expected 'none' or 'fresh' or a mapping; got 'frsh'.",
+    ),
+    "misspelled": (
+        lambda c: c.update(network=c.pop("networks")),
+        "unknown profile key 'network'; known, nearest first: networks, ",
+    ),
     "other name": (lambda c: c.update(name="mini"), "name: expected 'small', the file's own; got 'mini'"),
 }
 
@@ -136,6 +150,11 @@ def test_two_mistakes_get_two_lines(written):
         load_profile(written(lambda c: c.update(seeds=3, probe={"lr": -1.0})))
     lines = str(error.value).splitlines()
     assert [line.split(": ")[1] for line in lines] == ["seeds", "probe.lr"]
+    with pytest.raises(ProfileError) as error:
+        load_profile(written(lambda c: c.update(seed=[3], delta=[0.9], probe={"lr": -1.0})))
+    assert [line.split(": ")[1].split(";")[0] for line in str(error.value).splitlines()] == [
+        "unknown profile key 'delta'", "unknown profile key 'seed'", "probe.lr",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["networks: [a", "just words", ""])
@@ -154,19 +173,50 @@ def test_unknown_profile_lists_those_that_exist(tmp_path):
         find_profile(tmp_path / "absent.yaml")
 
 
-def test_names_are_checked_against_registries(written):
-    class Card:
-        splits = ("train", "test")
-
+def test_names_are_checked_against_the_registries(written):
     profile = load_profile(written(lambda c: c["tasks"]["first_task"].update(eval_sets=["test", "corrupted"])))
-    tasks = {"first_task": None, "second_task": None}
-    profile.check_names(["net_a", "net_b"], tasks)
-    with pytest.raises(ValueError, match="unknown network 'net_b'; known, nearest first: net_a"):
-        profile.check_names(["net_a"], tasks)
+    cards = {name: SimpleNamespace(splits=("train", "test", "corrupted")) for name in ("first_task", "second_task")}
+
+    def check(name):
+        if name not in ("net_a", "net_b"):
+            raise unknown("network", name, ["net_a", "net_b"])
+
+    profile.check_names(check, cards)
     with pytest.raises(ValueError, match="unknown task 'second_task'; known, nearest first: first_task"):
-        profile.check_names(["net_a", "net_b"], ["first_task"])
+        profile.check_names(check, {"first_task": cards["first_task"]})
     with pytest.raises(ValueError, match="unknown evaluation set of first_task 'corrupted'.*: test"):
-        profile.check_names(["net_a", "net_b"], tasks | {"first_task": Card()})
+        profile.check_names(check, cards | {"first_task": SimpleNamespace(splits=("train", "test"))})
+    # What selections and tasks mention must exist too, though it need not be in the profile.
+    for change in (
+        lambda c: c["selections"][1].update(networks=["net_c"]),
+        lambda c: c["tasks"]["second_task"].update(networks=["net_c"]),
+    ):
+        with pytest.raises(ValueError, match="unknown network 'net_c'; known, nearest first: net_a"):
+            load_profile(written(change)).check_names(check, cards)
+    with pytest.raises(ValueError, match="unknown task 'task'"):
+        load_profile(written(lambda c: c.update(cka={"tasks": ["task"]}))).check_names(check, cards)
+
+
+def test_networks_and_tasks_alone_make_a_profile(tmp_path):
+    path = tmp_path / "short.yaml"
+    path.write_text("networks: [net_a]\ntasks: [first_task, second_task]\n")
+    profile = load_profile(path)
+    assert profile.name == "short" and list(profile.tasks) == ["first_task", "second_task"]
+    assert profile.seeds == [1, 2, 3, 4, 5] and profile.probe.epochs == 50
+    assert profile.deltas == load_profile("mini").deltas and len(profile.deltas) == 26
+    assert profile.fractions == load_profile("paper").fractions
+    assert profile.selected("net_a", "second_task") == {"random": profile.fractions}
+    path.write_text("networks: [net_a]\ntasks:\n  first_task:\n  second_task: {train: 30}\n")
+    assert load_profile(path).tasks["first_task"].train is None
+    assert Profile(networks=["net_a"], tasks=["first_task"]).cells() == [("net_a", "first_task")]
+
+
+def test_a_copy_of_mini_may_leave_networks_and_tasks_out(tmp_path):
+    content = yaml.safe_load(find_profile("mini").read_text()) | {"name": "fewer", "networks": ["small_resnet"]}
+    content["tasks"] = {"digits": content["tasks"]["digits"]}
+    path = tmp_path / "fewer.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert load_profile(path).cells() == [("small_resnet", "digits")]
 
 
 def test_folder_of_results(written, tmp_path, root):

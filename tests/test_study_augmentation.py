@@ -142,7 +142,7 @@ def test_slips_are_told(tmp_path):
     path = tmp_path / "wrong.yaml"
     for text, message in (
         ("augmentation: {view: 3}", "unknown profile key 'view'; known, nearest first: views"),
-        ("augmentation: frsh", "augmentation: expected 'none' or 'fresh'; got 'frsh'"),
+        ("augmentation: frsh", "augmentation: expected 'none' or 'fresh' or a mapping; got 'frsh'"),
         ("recipe: other", "recipe: expected 'paper' or 'published'; got 'other'"),
     ):
         path.write_text(

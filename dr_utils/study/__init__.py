@@ -68,9 +68,7 @@ class Study:
         if self.profile.reference:
             check_published(self.profile)
         else:
-            for name in self.profile.networks:
-                check_network(name)
-            self.profile.check_names(self.profile.networks, available_tasks())
+            self.profile.check_names(check_network, available_tasks())
             store.check_cache()
         self.folder = self.profile.folder(out)
         self.tables_folder = self.folder / "tables"

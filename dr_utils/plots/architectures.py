@@ -10,7 +10,7 @@ from dr_utils.claims.curves import close
 from dr_utils.claims.view import View
 from dr_utils.plots import style
 from dr_utils.plots.prevalence import draw_redundancy
-from dr_utils.plots.published import published_curve, titled
+from dr_utils.plots.printed import published_curve, titled
 from dr_utils.reference import published
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from dr_utils.claims.view import View
 from dr_utils.plots import style
-from dr_utils.plots.published import published_curve, titled
+from dr_utils.plots.printed import published_curve, titled
 
 MARKED = 0.05
 BESIDE = 0.003  # shift between the intervals of two curves, in units of delta

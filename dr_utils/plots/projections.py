@@ -11,7 +11,7 @@ from dr_utils.claims.curves import close
 from dr_utils.claims.projections_shift import IMAGENET_V2, STAND_IN, shifted
 from dr_utils.claims.view import View
 from dr_utils.plots import style
-from dr_utils.plots.published import published_curve, titled
+from dr_utils.plots.printed import published_curve, titled
 
 SELECTION_LABELS = {
     "random": "random neurons", "pca": "PCA, top components", "pca_least": "PCA, least components",

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from dr_utils.store import atomic_path
+from dr_utils.plots.look import MARKERS, PALETTE, PAPER, RC
 
-PALETTE = sns.color_palette("colorblind", 10)  # told apart with any kind of colour vision
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 LINES = ("-", (0, (6, 1.5)), (0, (4, 1.5, 1, 1.5)), (0, (2, 1)), (0, (6, 1, 1, 1, 1, 1)))
-PAPER = "paper: "  # how labels of published curves begin
 PAPER_GREY = "0.45"
-RC = {
-    "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8.5, "axes.grid": True,
-    "grid.color": "0.9", "grid.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False,
-    "axes.spines.right": False, "lines.linewidth": 1.5, "lines.markersize": 4.5, "figure.dpi": 100,
-    "pdf.fonttype": 42,
-}  # fmt: skip
 BAND = "Lines are means over seeds, bands ±1 standard deviation."
 
 
@@ -199,44 +187,3 @@ def joined(*notes: str | None) -> str:
 def nothing_to_draw(figure: str, needs: str) -> ValueError:
     """The error of a figure whose tables are not there."""
     return ValueError(f"{figure}: nothing to draw; it needs {needs}. Run the study for these first.")
-
-
-def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str = "", dpi: int = 150) -> list[Path]:
-    """Write a figure as PNG and PDF.
-
-    Parameters
-    ----------
-    figure : Figure
-    folder : path
-        Created where needed.
-    name : str
-        File name without suffix, led by the paper's number: "fig01_prevalence".
-    caption : str
-        What the figure shows: a title that ends with a full stop, then what to look at. The report shows it. A table's
-        name in backquotes, such as `probes`, becomes a link.
-    dpi : int
-        Resolution of the PNG.
-
-    Returns
-    -------
-    list of Path
-        The PNG and the PDF. Files are replaced only when complete, and hold no dates: the same figure gives
-        the same bytes.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    words = {"Description": " ".join(caption.split())} if caption else {}
-    # Jupyter and the runner put the notebook's name there, so that the report knows which notebook drew the figure.
-    if "JPY_SESSION_NAME" in os.environ:
-        words["Source"] = Path(os.environ["JPY_SESSION_NAME"]).name
-    with plt.rc_context(RC):
-        for suffix, metadata in (
-            ("png", {"Software": None, **words}),
-            ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
-        ):
-            path = folder / f"{name}.{suffix}"
-            with atomic_path(path) as temporary:
-                figure.savefig(temporary, format=suffix, dpi=dpi, metadata=metadata)
-            paths.append(path)
-    return paths

@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from zoo_parts import tiny
 
+from dr_utils.models.small_networks import build
 from dr_utils.zoo import RECIPES, find_recipe
 from dr_utils.zoo.evaluation import count_multiply_adds, count_parameters
-from dr_utils.zoo.networks import build
 
 EXPECTED = {
     "small_resnet", "small_resnet_adversarial", "small_resnet_mrl", "small_resnet_ff8", "small_resnet_ff16",

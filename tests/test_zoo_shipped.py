@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from dr_utils.models import available, load_model
+from dr_utils.models.small import WEIGHTS, read_card, weights_path
+from dr_utils.models.small_networks import load_weights
 from dr_utils.profiles import CHECKOUT
 from dr_utils.store import AssetError, sha256_of
 from dr_utils.zoo import RECIPES
-from dr_utils.zoo.cards import WEIGHTS, read_card
 from dr_utils.zoo.data import load_images
 from dr_utils.zoo.evaluation import count_multiply_adds, count_parameters, evaluate
-from dr_utils.zoo.weights import load_network, load_weights, weights_path
 
 SHIPPED = [name for name in RECIPES if read_card(name)]
 IMAGES = 400  # of the validation split, measured again
@@ -67,15 +67,7 @@ def test_changed_or_shortened_weights_are_refused(tmp_path):
     for broken in (bytes(data[:-100]), bytes(data[:-1]) + bytes([data[-1] ^ 1])):
         path.write_bytes(broken)
         with pytest.raises(AssetError, match="expected SHA-256 .* the file is truncated or changed"):
-            load_network(name, tmp_path)
-
-
-def test_a_network_without_weights_says_how_to_train_it(monkeypatch):
-    monkeypatch.setattr("dr_utils.models._small", dict)
-    with pytest.raises(
-        ValueError, match="has no trained weights here; train it: python -m dr_utils.zoo train small_vit"
-    ):
-        load_model("small_vit")
+            load_weights(name, tmp_path)
 
 
 def test_adversarial_training_bought_robustness():

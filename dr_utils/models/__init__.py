@@ -15,8 +15,8 @@ from dr_utils.fetch import Asset
 from dr_utils.models import hub, keras_resnet50, paper, torch_archives
 from dr_utils.models.layers import POOLS
 from dr_utils.models.network import Network, NetworkCard, load_state, weight_hash
+from dr_utils.models.small import shipped
 from dr_utils.store import AssetError
-from dr_utils.zoo import RECIPES, cards
 
 __all__ = ["Network", "NetworkCard", "available", "check_network", "load_model", "split_layer", "weight_hash"]
 
@@ -52,14 +52,8 @@ _REGISTRY = {entry.card.name: entry for entry in _ENTRIES}
 
 def available() -> dict[str, NetworkCard]:
     """Return the cards of the networks that need no model hub, by name: converted archives, then the zoo's."""
-    return {name: entry.card for name, entry in _REGISTRY.items()} | _small()
-
-
-@cache
-def _small() -> dict[str, NetworkCard]:
-    """Cards of the zoo's networks whose weights are in the package."""
-    trained = {name: cards.read_card(name) for name in RECIPES}
-    return {name: card.network_card() for name, card in trained.items() if card is not None}
+    small = {name: card.network_card() for name, card in shipped().items()}
+    return {name: entry.card for name, entry in _REGISTRY.items()} | small
 
 
 def check_network(name: str) -> str:
@@ -75,11 +69,6 @@ def check_network(name: str) -> str:
         return _check_layer(name)
     if name in (known := available() | paper.CARDS):
         return name
-    if name in RECIPES:
-        raise ValueError(
-            f"the network {name!r} of the zoo has no trained weights here; "
-            f"train it: python -m dr_utils.zoo train {name} --data DIR."
-        )
     if not isinstance(name, str) or not hub.is_timm_model(name):
         similar = hub.similar_timm_models(str(name))
         hint = "Any timm model works too, where the model hub can be reached"
@@ -118,10 +107,10 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
     check_network(name)
     if LAYER in name:
         return _load_layer(name, pretrained, normalisation)
-    if name in RECIPES:
-        from dr_utils.zoo.weights import load_network  # imports this room
+    if name in shipped():
+        from dr_utils.models.small_networks import load_small
 
-        network = load_network(name, pretrained=pretrained)
+        network = load_small(name, pretrained=pretrained)
     elif name in paper.CARDS:
         network = paper.load_paper(name, pretrained=pretrained, normalisation=normalisation)
     elif name not in _REGISTRY:

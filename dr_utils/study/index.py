@@ -29,7 +29,7 @@ CONTENT_SOURCES = (
     "features.py",
     "augmentation.py",
     "zoo/*.py",
-    "zoo/weights/*.json",
+    "models/weights/*.json",
 )
 
 

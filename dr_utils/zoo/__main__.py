@@ -78,7 +78,7 @@ def train_networks(args: argparse.Namespace) -> None:
             raise ValueError("the train and val tar files hold different classes; fetch both again.")
         card = cards.read_card(recipe.name, args.out)
         label = f"[{i}/{len(recipes)}] {recipe.name}"
-        if card is not None and card.is_of(recipe, len(images)):
+        if card is not None and cards.is_of(card, recipe, len(images)):
             say(f"{label}: kept, trained earlier")
             continue
         say(f"{label}: {recipe.epochs} epochs on {device}, {len(images)} images")
@@ -94,9 +94,9 @@ def evaluate_networks(args: argparse.Namespace) -> None:
     names = [name for name in RECIPES if cards.read_card(name, args.out)] if args.names == ["all"] else args.names
     for name in names:
         find_recipe(name)
+    from dr_utils.models.small_networks import load_weights
     from dr_utils.zoo.data import load_images
     from dr_utils.zoo.evaluation import evaluate
-    from dr_utils.zoo.weights import load_weights
 
     if not names:
         say(f"no trained networks in {args.out}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from dr_utils.device import pick_device
+from dr_utils.models.small_networks import SmallNetwork
 from dr_utils.progress import progress
 from dr_utils.zoo.attacks import pgd
 from dr_utils.zoo.data import Images, to_batch
-from dr_utils.zoo.networks import SmallNetwork
 from dr_utils.zoo.recipes import IMAGES_SIDE
 
 ATTACK_STEPS = 20

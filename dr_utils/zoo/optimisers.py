@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dr_utils.checks import unknown
-from dr_utils.zoo.networks import SmallNetwork
+from dr_utils.models.small_networks import SmallNetwork
 from dr_utils.zoo.recipes import Recipe
 
 NEWTON_SCHULZ_STEPS = 4

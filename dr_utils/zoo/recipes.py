@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 
 from dr_utils.checks import unknown
+from dr_utils.models.small import IMAGES_SIDE  # noqa: F401
 
-IMAGES_SIDE = 32  # pixels
 ALL_CLASSES, QUARTER_CLASSES = 202, 50
 NESTING = (8, 16, 32, 64, 128, 256, 512)
 NARROW_WIDTHS = NESTING[:-1]

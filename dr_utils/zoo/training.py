@@ -19,10 +19,10 @@ from torch.nn.functional import cross_entropy
 from dr_utils import store
 from dr_utils.checks import unknown
 from dr_utils.device import pick_device
+from dr_utils.models.small_networks import SmallNetwork, build
 from dr_utils.progress import progress
 from dr_utils.zoo import attacks
 from dr_utils.zoo.data import Epoch, Images, to_batch
-from dr_utils.zoo.networks import SmallNetwork, build
 from dr_utils.zoo.optimisers import Optimiser, one_cycle
 from dr_utils.zoo.recipes import IMAGES_SIDE, Recipe
 

@@ -1,4 +1,4 @@
-"""Weight files: float16, checked against the hash in their card before anything is read from them."""
+"""Trained weights become files: float16, measured as stored, with a card beside them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,14 @@ import torch
 from safetensors.torch import load, save_file
 
 from dr_utils import store
-from dr_utils.checks import short
-from dr_utils.models.network import Network, load_state
-from dr_utils.store import AssetError, sha256_of
-from dr_utils.zoo.cards import WEIGHTS, Card, read_card, write_card
+from dr_utils.models.small import WEIGHTS, Card, weights_path
+from dr_utils.models.small_networks import SmallNetwork, build
+from dr_utils.store import sha256_of
+from dr_utils.zoo.cards import write_card
 from dr_utils.zoo.data import Images
 from dr_utils.zoo.evaluation import ATTACK_STEPS, count_multiply_adds, count_parameters, evaluate
-from dr_utils.zoo.networks import MEAN, STD, SmallNetwork, build
-from dr_utils.zoo.recipes import Recipe, find_recipe
+from dr_utils.zoo.recipes import Recipe
 from dr_utils.zoo.training import Trained
-
-
-def weights_path(name: str, folder: Path | str = WEIGHTS) -> Path:
-    """Where a network's weight file is."""
-    return Path(folder) / f"{name}.safetensors"
 
 
 def save_weights(network: SmallNetwork, name: str, folder: Path | str = WEIGHTS) -> str:
@@ -45,46 +39,6 @@ def save_weights(network: SmallNetwork, name: str, folder: Path | str = WEIGHTS)
         save_file(state, part)
         part.chmod(0o644)  # safetensors keeps files to their owner; these are installed for everybody
     return sha256_of(path)
-
-
-def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork, Card]:
-    """Load a trained network, in evaluation mode and float32, with its card.
-
-    Raises
-    ------
-    AssetError
-        No card or no weight file, a weight file whose hash is not the card's, or weights that do not fit the network.
-    """
-    card = read_card(name, folder)
-    path = weights_path(name, folder)
-    if card is None or not path.is_file():
-        raise AssetError(
-            f"{name} has no trained weights here; train it: python -m dr_utils.zoo train {name} --data DIR."
-        )
-    # Read once, so that what is loaded is what was hashed.
-    data = path.read_bytes()
-    if (found := sha256_of(data)) != card.sha256:
-        raise AssetError(
-            f"{path.name}: expected SHA-256 {card.sha256}, found {found}; the file is truncated or changed: "
-            "install the package again, or restore the file."
-        )
-    try:
-        recipe = Recipe(**{key: tuple(v) if isinstance(v, list) else v for key, v in card.recipe.items()})
-        network = build(recipe)
-    except (TypeError, ValueError) as error:
-        raise AssetError(f"{name}: its weights or its card do not fit this release ({short(error)}).") from error
-    load_state(network, {key: tensor.float() for key, tensor in load(data).items()}, name)
-    return network.eval(), card
-
-
-def load_network(name: str, folder: Path | str = WEIGHTS, *, pretrained: bool = True) -> Network:
-    """Load a trained network as the suite's rooms take it: images to penultimate features; errors as `load_weights`.
-
-    With `pretrained` False it has the first weights of its seed.
-    """
-    network, card = load_weights(name, folder) if pretrained else (build(find_recipe(name)), read_card(name, folder))
-    as_network = Network(card.network_card(), network.body, network.heads[-1], mean=MEAN, std=STD)
-    return as_network.eval().requires_grad_(False)
 
 
 def store_weights(

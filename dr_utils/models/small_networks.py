@@ -1,14 +1,19 @@
-"""The zoo's networks, from blocks of torchvision and timm that fit 32 x 32 images."""
+"""The small networks, from blocks of torchvision and timm that fit 32 x 32 images, and their stored weights."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
+from safetensors.torch import load
 from torch import nn
 
-from dr_utils.checks import unknown
-from dr_utils.zoo.recipes import IMAGES_SIDE, Recipe
+from dr_utils.checks import short, unknown
+from dr_utils.models.network import Network, load_state
+from dr_utils.models.small import IMAGES_SIDE, WEIGHTS, Card, read_card, weights_path
+from dr_utils.store import AssetError, sha256_of
 
 # ImageNet's, of which Tiny-ImageNet is a part; in units of images in [0, 1].
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,7 +37,7 @@ class SmallNetwork(nn.Module):
         In order of how many features they read; the last one reads all.
     """
 
-    def __init__(self, body: nn.Module, recipe: Recipe):
+    def __init__(self, body: nn.Module, recipe):
         super().__init__()
         self.body = body
         self.heads = nn.ModuleList(nn.Linear(k, recipe.n_classes) for k in recipe.nesting or (recipe.head_reads,))
@@ -55,7 +60,7 @@ class SmallNetwork(nn.Module):
         return self.heads[-1](self.features(images))
 
 
-def build(recipe: Recipe) -> SmallNetwork:
+def build(recipe) -> SmallNetwork:
     """Build a network with the first weights of its seed.
 
     The trunk's weights are drawn before the heads', so that networks of one trunk and seed start from the same trunk
@@ -106,7 +111,7 @@ def keep_first(trunk: nn.Sequential, k: int) -> None:
     norm.running_mean, norm.running_var = norm.running_mean[:k].clone(), norm.running_var[:k].clone()
 
 
-def _resnet(recipe: Recipe) -> nn.Module:
+def _resnet(recipe) -> nn.Module:
     """A thin first convolution, a BasicBlock per stage, each at half the resolution, a 1 x 1 convolution, and the mean.
 
     Nothing else works at 32 x 32 pixels: on a CPU a block there takes more time than all others together.
@@ -135,7 +140,7 @@ def _resnet(recipe: Recipe) -> nn.Module:
     return trunk
 
 
-def _vgg(recipe: Recipe) -> nn.Module:
+def _vgg(recipe) -> nn.Module:
     """Two 3 x 3 convolutions per resolution (one at the first and last), max pooling between; two hidden linear layers.
 
     As in VGG16, the hidden layers read what an adaptive pooling leaves, whatever the size of the image, and the
@@ -158,7 +163,7 @@ def _vgg(recipe: Recipe) -> nn.Module:
     )
 
 
-def _vit(recipe: Recipe) -> nn.Module:
+def _vit(recipe) -> nn.Module:
     """Class token after the final norm, patches of 4 x 4 pixels; smaller images see resampled position embeddings."""
     from timm.models.vision_transformer import VisionTransformer
 
@@ -171,3 +176,39 @@ def _vit(recipe: Recipe) -> nn.Module:
 
 
 _TRUNKS = {"resnet": _resnet, "wide_resnet": _resnet, "vgg": _vgg, "vit": _vit}
+
+
+def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork, Card]:
+    """Load a trained network, in evaluation mode and float32, with its card.
+
+    Raises
+    ------
+    AssetError
+        No card or no weight file, a weight file whose hash is not the card's, or weights that do not fit the network.
+    """
+    card = read_card(name, folder)
+    path = weights_path(name, folder)
+    if card is None or not path.is_file():
+        raise AssetError(
+            f"{name} has no trained weights here; train it: python -m dr_utils.zoo train {name} --data DIR."
+        )
+    # Read once, so that what is loaded is what was hashed.
+    data = path.read_bytes()
+    if (found := sha256_of(data)) != card.sha256:
+        raise AssetError(
+            f"{path.name}: expected SHA-256 {card.sha256}, found {found}; the file is truncated or changed: "
+            "install the package again, or restore the file."
+        )
+    try:
+        network = build(SimpleNamespace(**card.recipe))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise AssetError(f"{name}: its weights or its card do not fit this release ({short(error)}).") from error
+    load_state(network, {key: tensor.float() for key, tensor in load(data).items()}, name)
+    return network.eval(), card
+
+
+def load_small(name: str, *, pretrained: bool = True) -> Network:
+    """Load a network of the package; with the first weights of its seed if not `pretrained`."""
+    card = read_card(name)
+    network = load_weights(name)[0] if pretrained else build(SimpleNamespace(**card.recipe))
+    return Network(card.network_card(), network.body, network.heads[-1], mean=MEAN, std=STD)

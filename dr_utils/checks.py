@@ -1,4 +1,4 @@
-"""Checks shared by the rooms: bad input is refused with one clear line before long work starts."""
+"""Refuse bad input with one clear line before long work starts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import difflib
 from collections.abc import Iterable
 
 import numpy as np
-
-# Features are looked through in pieces of so many entries: a mask of ImageNet's would fill gigabytes.
-_CHECKED_ENTRIES = 1 << 26
 
 
 def nearest_first(given: str, known: Iterable[str]) -> list[str]:
@@ -21,36 +18,29 @@ def nearest_first(given: str, known: Iterable[str]) -> list[str]:
 
 
 def unknown(kind: str, given: object, known: Iterable[str], *, hint: str = "") -> ValueError:
-    """Build the error for a name nobody knows.
+    """Return the error for a name that does not exist, for the caller to raise.
 
-    Parameters
-    ----------
-    kind : str
-        What was looked up, in the field's words: "network", "task", "selection", "profile key".
-    given : object
-        What was asked for.
-    known : iterable of str
-        The names that exist; the message lists them, the most alike first.
-    hint : str, optional
-        A last sentence saying what to do next.
-
-    Returns
-    -------
-    ValueError
-        For the caller to raise.
+    It says what was looked up (`kind`, in the field's words: "network", "task"), the names that exist, the most alike
+    first, and in `hint` what to do next.
     """
     names = ", ".join(nearest_first(str(given), known)) or "none"
     return ValueError(f"unknown {kind} {str(given)!r}; known, nearest first: {names}." + (f" {hint}" if hint else ""))
 
 
-def check_fraction(fraction: float, *, name: str = "fraction") -> float:
+def check_fraction(fraction: float, *, name: str = "fraction", of: str = "the layer's neurons") -> float:
     """Return `fraction` as a float if it lies in (0, 1], else raise ValueError."""
-    return _in_unit_interval(fraction, name, "a share of the layer's neurons")
+    try:
+        number = float(fraction)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0.0 < number <= 1.0:
+        raise ValueError(f"{name} must lie in (0, 1] (a share of {of}); got {fraction!r}.")
+    return number
 
 
 def check_delta(delta: float) -> float:
     """Return `delta` as a float if it lies in (0, 1], else raise ValueError."""
-    return _in_unit_interval(delta, "delta", "a share of the full layer's performance")
+    return check_fraction(delta, name="delta", of="the full layer's performance")
 
 
 def check_width(width: int) -> int:
@@ -79,45 +69,28 @@ def check_subset(subset, width: int, *, name: str = "a subset") -> np.ndarray:
     return subset.astype(np.int64)
 
 
-def _in_unit_interval(value: float, name: str, meaning: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not 0.0 < number <= 1.0:
-        raise ValueError(f"{name} must lie in (0, 1] ({meaning}); got {value!r}.")
-    return number
-
-
 def check_features(x, *, name: str = "features", allow_constant: bool = False) -> None:
-    """Refuse features that no probe and no CKA can use.
+    """Refuse features that neither a probe nor CKA can use.
 
-    Parameters
-    ----------
-    x : array of shape [n, D]
-        Features, one row per image.
-    name : str
-        How the message calls them.
-    allow_constant : bool
-        Whether a matrix whose columns are all constant may pass.
+    `x` [n, D] has one row per image; `name` is what the message calls it. If `allow_constant`, all rows may be equal.
 
     Raises
     ------
     ValueError
-        Not a matrix, empty, NaN or infinite entries (with their count and first row), or no column that varies.
+        Not a matrix, empty, NaN or infinite entries (with their count and first row), or rows all equal.
     """
     x = np.asarray(x)
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"{name} must be a non-empty matrix [n, D]; got shape {tuple(x.shape)}.")
-    rows = max(1, _CHECKED_ENTRIES // x.shape[1])
-    pieces = [x[start : start + rows] for start in range(0, len(x), rows)]
-    bad = np.flatnonzero(~np.concatenate([np.isfinite(piece).all(axis=1) for piece in pieces]))
+    step = 1 << 14  # rows at once: a mask for all of ImageNet's features would fill gigabytes
+    finite = [np.isfinite(x[start : start + step]).all(axis=1) for start in range(0, len(x), step)]
+    bad = np.flatnonzero(~np.concatenate(finite))
     if bad.size:
         raise ValueError(
             f"{name} hold {int((~np.isfinite(x[bad])).sum())} NaN or infinite values in {bad.size} of {x.shape[0]} "
             f"rows (first: row {bad[0]}); extract them again in float32, or drop those rows."
         )
-    if not allow_constant and x.shape[0] > 1 and not any((piece != x[:1]).any() for piece in pieces):
+    if not allow_constant and len(x) > 1 and not any((row != x[0]).any() for row in x):
         raise ValueError(
             f"{name} are constant: all {x.shape[0]} rows are the same; "
             "check that the network's weights are loaded and that the images differ."
@@ -127,18 +100,12 @@ def check_features(x, *, name: str = "features", allow_constant: bool = False) -
 def check_labels(y_train, y_test, n_train: int, n_test: int) -> int:
     """Check labels against features and return the number of classes.
 
-    Parameters
-    ----------
-    y_train, y_test : int arrays of shape [n_train], [n_test]
-        Class indices 0 .. C-1.
-    n_train, n_test : int
-        Rows of the features that the labels belong to.
+    `y_train` and `y_test` are class indices 0 .. C-1, `n_train` and `n_test` the rows of the features they belong to.
 
     Raises
     ------
     ValueError
-        Lengths differ, labels are not non-negative integers, fewer train samples than classes,
-        or a class that train lacks.
+        Lengths differ, labels are not non-negative integers, fewer train samples than classes, or a class without one.
     """
     y_train, y_test = np.asarray(y_train), np.asarray(y_test)
     for split, labels, rows in (("train", y_train, n_train), ("test", y_test, n_test)):

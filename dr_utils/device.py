@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+# A driver that offers a GPU to Linux makes one of these: NVIDIA's, Windows', that of NVIDIA's boards, AMD's.
+GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap", "/dev/kfd")
+
+
+def has_cuda() -> bool:
+    """Return whether torch sees a GPU; torch is imported only where the machine shows one."""
+    if sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES)):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
@@ -16,10 +30,10 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     ValueError
         CUDA is asked for and torch sees none.
     """
-    import torch  # not at the top: a notebook that only reads tables imports no torch
+    import torch
 
     if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        return torch.device("cuda" if has_cuda() else "cpu")
+    if str(device).startswith("cuda") and not has_cuda():
         raise ValueError("device 'cuda' was asked for, but torch sees no CUDA device here; use 'auto' or 'cpu'.")
     return torch.device(device)

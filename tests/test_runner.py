@@ -16,7 +16,6 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from dr_utils import progress as progress_module
 from dr_utils import runner
 
 PARAMETERS = 'profile = "mini"\nout = ""\ndevice = "auto"'
@@ -292,28 +291,3 @@ def test_claims_are_counted_and_those_that_differ_named(tmp_path):
     assert "3 claims: 1 holds, 1 differs, 1 not tested" in lines[1]
     assert lines[2:] == ["  differs: P4 (Sec 2.1): published more classes need more; measured tau -0.2"]
     assert runner.claims_lines(tmp_path / "absent.csv") == []
-
-
-def test_plain_progress_prints_whole_lines_rarely(capsys, monkeypatch):
-    now = iter(range(0, 1000, 3))  # every look at the clock is 3 seconds later
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: float(next(now)))
-    assert list(progress_module.PlainProgress(range(8), "reading", unit="images", every=10)) == list(range(8))
-    shown = capsys.readouterr().err
-    assert "\r" not in shown
-    lines = shown.splitlines()
-    assert 2 <= len(lines) <= 4
-    assert lines[0].startswith("reading: 4 of 8 images (50 %), 0:")
-    assert lines[-1].startswith("reading: 8 of 8 images (100 %)")
-
-
-def test_time_left_is_foretold_of_even_steps_only(capsys):
-    for even in (True, False):
-        with progress_module.PlainProgress(total=4, desc="cells", unit="cell", every=0, even=even) as bar:
-            bar.update(1)
-        assert ("left" in capsys.readouterr().err) is even
-
-
-def test_quick_work_shows_no_progress(capsys):
-    with progress_module.PlainProgress(total=3, desc="quick") as bar:
-        bar.update(3)
-    assert capsys.readouterr().err == ""

@@ -251,7 +251,7 @@ def test_bad_input_is_told_in_one_line_before_anything_runs(notebooks, arguments
         assert message in shown.err and shown.err.count("\n") == 1 and shown.out == ""
     monkeypatch.setenv("DR_DATA", "")
     assert runner.main([*arguments, "--data", str(tmp_path / "absent")], notebooks) == 2
-    assert "absent (--data, DR_DATA) is no folder" in capsys.readouterr().err
+    assert "absent (--data, DR_DATA) is not a folder" in capsys.readouterr().err
     monkeypatch.setenv("DR_DATA", "")
     monkeypatch.setenv("DR_HOME", str(tmp_path / "file"))
     assert runner.main(arguments, notebooks) == 2

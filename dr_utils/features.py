@@ -14,8 +14,7 @@ import torch
 from dr_utils import feature_store
 from dr_utils.augmentation import Augmentation
 from dr_utils.checks import check_features
-from dr_utils.datasets import ImageTask
-from dr_utils.datasets.paper.lazy import read_ahead
+from dr_utils.datasets import ImageTask, read_ahead
 from dr_utils.device import pick_device
 from dr_utils.models import Network
 from dr_utils.progress import progress

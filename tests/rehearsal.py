@@ -29,11 +29,12 @@ from test_models_paper import KERNEL, mrl_heads, released, shaken, to_arrays, wr
 from torchvision import models as torchvision_models
 from torchvision.datasets import CIFAR100, Flowers102
 
-from dr_utils.datasets.paper.imagenet import FOLDERS
-from dr_utils.datasets.paper.wnids import WNIDS
+from dr_utils import datasets
 from dr_utils.models.paper import CARDS, augreg, robust
 from dr_utils.profiles import PROFILES
 
+WNIDS = datasets.available()["imagenet1k"].classes
+FOLDERS = {split: needs[0] for split, needs in datasets._SOURCES["imagenet1k"].needs.items()}
 RNG = np.random.default_rng(0)
 PETS = ("Abyssinian", "american_bulldog", "Bengal", "boxer", "Bombay", "keeshond")
 FLOWERS = ("rose", "lily", "tulip", "iris", "daisy", "poppy")

@@ -1,6 +1,8 @@
 """Image tasks: the registry, subsets, digests and the store."""
 
 import logging
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dr_utils import datasets, store
-from dr_utils.datasets import stored as splits_store
+from dr_utils.datasets import archives
 from dr_utils.datasets.corruptions import KINDS, corrupt
 from dr_utils.datasets.task import (
     ImageTask,
@@ -18,10 +20,11 @@ from dr_utils.datasets.task import (
     TaskCard,
     class_counts,
     digest_of,
+    distinct,
     draw,
     hash_images,
     hash_labels,
-    split_by_hash,
+    split_off,
 )
 
 
@@ -51,7 +54,7 @@ def source_of(splits, **options):
     counts = {name: len(split.labels) for name, split in splits.items()}
     counts["corrupted"] = counts["test"]
     card = TaskCard("cifar10", "Tiny", tuple("abc"), counts, "32x32", "here", "MIT")
-    return Source(card, decode=decode, **{"recipe": "1", "pinned": pins_of(splits), **options}), calls
+    return Source(card, decode, **{"version": 1, "pinned": pins_of(splits), **options}), calls
 
 
 @pytest.fixture
@@ -121,11 +124,12 @@ def test_digits_are_those_of_scikit_learn(home):
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_loaded(arguments, message, monkeypatch):
-    monkeypatch.setattr(datasets, "load_split", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(archives, "load_split", lambda *_: pytest.fail("loaded"))
     options = dict(zip(("size", "seed"), arguments[2:], strict=False))
-    with pytest.raises(ValueError, match=message) as caught:
-        datasets.load_dataset(*arguments[:2], **options)
-    assert "\n" not in str(caught.value)
+    for function in (datasets.load_dataset, datasets.identity):
+        with pytest.raises(ValueError, match=message) as caught:
+            function(*arguments[:2], **options)
+        assert "\n" not in str(caught.value)
 
 
 # ---------------------------------------------------------------- subsets
@@ -205,29 +209,53 @@ def test_digest_covers_pixels_labels_and_classes():
     assert len(others) == 6 and first not in others
 
 
-def test_digest_is_the_same_on_every_machine(home):
-    expected = "93f613a9716a"
-    assert datasets.load_dataset("digits", "test").digest.startswith(expected)
+def test_identity_is_the_digest(tiny, monkeypatch):
+    source, calls, _ = tiny
+    splits, sizes = ("train", "test", "corrupted"), (None, 9, 12)
+    asked = [(split, size, seed) for split in splits for size in sizes for seed in (0, 1)]
+    found = {key: datasets.identity("cifar10", key[0], size=key[1], seed=key[2]) for key in asked}
+    assert not calls and not store.cache_dir().joinpath("datasets").exists()  # nothing is decoded
+    # Without a draw the seed decides nothing, but in the noise of corruptions.
+    assert len(set(found.values())) == len(asked) - 2
+    assert {key: datasets.load_dataset("cifar10", key[0], size=key[1], seed=key[2]).digest for key in asked} == found
+    for other in (source_of(tiny[2], version=2)[0], source_of(tiny[2], pinned={"train": ("0", "1")})[0]):
+        monkeypatch.setitem(datasets._SOURCES, "cifar10", other)
+        assert datasets.identity("cifar10", "train") != found["train", None, 0]
 
 
-def test_split_by_hash_separates_distinct_pictures():
+def test_digits_are_drawn_as_ever(home):
+    """Tables are compared from release to release: the same size and seed give the same images in the same order."""
+    task = datasets.load_dataset("digits", "test", size=100, seed=1)
+    assert (hash_images(task.images)[:12], hash_labels(task.labels)[:12]) == ("2f66646855bf", "752dcd0f10fe")
+    assert task.digest == "63a5ff73c623dad0453b65fef6bd4df5"
+
+
+@pytest.mark.parametrize("statement", [
+    "load_dataset('digits', 'train', size=20)", "available()['imagenet1k'].classes", "identity('cifar10', 'corrupted')",
+])  # fmt: skip
+def test_no_torch_is_imported(home, statement):
+    code = f"import sys; from dr_utils.datasets import *; {statement}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_pictures_without_a_split():
     images = pictures(60, shape=(4, 4, 3))
     labels = np.arange(60) % 3
     images[6], images[9] = images[3], images[3]  # repeats of one class
     images[7] = images[5]  # the same picture under two classes
-    splits = split_by_hash(images, labels, 12, "salt")
-    train, test = ([x.tobytes() for x in splits[name].images] for name in ("train", "test"))
+
+    def split(images, labels, salt):
+        return split_off(distinct(images, labels, salt), labels, 12)
+
+    train, test = split(images, labels, "salt")
     assert len(test) == 12 and len(train) == 60 - 2 - 2 - 12
-    assert len(set(train + test)) == len(train + test)
-    assert images[5].tobytes() not in train + test
-    known = {x.tobytes(): label for x, label in zip(images, labels, strict=True)}
-    for split in splits.values():
-        assert [known[x.tobytes()] for x in split.images] == split.labels.tolist()
+    shown = [images[i].tobytes() for i in (*train, *test)]
+    assert len(set(shown)) == len(shown) and images[5].tobytes() not in shown
+    assert np.bincount(labels[test]).tolist() == [4, 4, 4]
     # The order in which the source lists its pictures does not matter.
-    again = split_by_hash(images[::-1], labels[::-1], 12, "salt")
-    np.testing.assert_array_equal(splits["test"].images, again["test"].images)
-    other = split_by_hash(images, labels, 12, "other")
-    assert not np.array_equal(splits["test"].images, other["test"].images)
+    again = images[::-1][split(images[::-1], labels[::-1], "salt")[1]]
+    np.testing.assert_array_equal(images[test], again)
+    assert not np.array_equal(test, split(images, labels, "other")[1])
 
 
 # ---------------------------------------------------------------- the store
@@ -237,7 +265,7 @@ def test_decoded_once(tiny):
     source, calls, splits = tiny
     for _ in range(2):
         for name in ("train", "test"):
-            content = splits_store.load_split(source, name)
+            content = archives.load_split(source, name)
             np.testing.assert_array_equal(content.images, splits[name].images)
             assert content.labels.dtype == np.int64
     assert len(calls) == 1
@@ -246,8 +274,8 @@ def test_decoded_once(tiny):
 def test_varying_sizes_are_stored(home):
     images = [pictures(1, i, (5 + i, 9 - i, 3))[0] for i in range(6)]
     source, calls = source_of({name: Split(images, np.arange(6) % 3) for name in ("train", "test")})
-    splits_store.load_split(source, "train")
-    content = splits_store.load_split(source, "train")
+    archives.load_split(source, "train")
+    content = archives.load_split(source, "train")
     assert len(calls) == 1 and isinstance(content.images, list)
     for a, b in zip(content.images, images, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -256,25 +284,25 @@ def test_varying_sizes_are_stored(home):
 @pytest.mark.parametrize("damage", ["flip", "truncate", "text"])
 def test_damaged_store_is_made_again(tiny, damage, caplog):
     source, calls, splits = tiny
-    splits_store.load_split(source, "train")
-    path = store.cache_dir() / "datasets" / "cifar10-train.safetensors"
+    archives.load_split(source, "train")
+    path = store.path_of("datasets", archives._key(source, "train"))
     content = path.read_bytes()
     flipped = content[:-5000] + bytes([content[-5000] ^ 1]) + content[-4999:]
     path.write_bytes({"flip": flipped, "truncate": content[:-1000], "text": b"no tensors"}[damage])
     with caplog.at_level(logging.WARNING):
-        again = splits_store.load_split(source, "train")
+        again = archives.load_split(source, "train")
     np.testing.assert_array_equal(again.images, splits["train"].images)
-    assert len(calls) == 2 and "cifar10-train.safetensors is damaged" in caplog.text
-    splits_store.load_split(source, "train")
+    assert len(calls) == 2 and "is damaged; it is made again" in caplog.text
+    archives.load_split(source, "train")
     assert len(calls) == 2
 
 
-def test_another_recipe_decodes_again(tiny):
+def test_another_version_decodes_again(tiny):
     source, _, splits = tiny
-    splits_store.load_split(source, "train")
-    new, calls = source_of(splits, recipe="2")
-    splits_store.load_split(new, "train")
-    splits_store.load_split(new, "train")
+    archives.load_split(source, "train")
+    new, calls = source_of(splits, version=2)
+    archives.load_split(new, "train")
+    archives.load_split(new, "train")
     assert len(calls) == 1
 
 
@@ -286,13 +314,13 @@ def test_wrong_content_names_both_hashes(home, part):
     pins[part] = wrong
     source, _ = source_of(splits, pinned={**good, "train": tuple(pins)})
     with pytest.raises(store.AssetError, match=f"{good['train'][part]}, expected {wrong}"):
-        splits_store.load_split(source, "train")
+        archives.load_split(source, "train")
     # Through JPEG, another libjpeg may round pixels differently: said, not refused. Labels stay strict.
     source, calls = source_of(splits, pinned={**good, "train": tuple(pins)}, lossy=True)
     if part == 1:
         with pytest.raises(store.AssetError, match="train labels of cifar10"):
-            splits_store.load_split(source, "train")
+            archives.load_split(source, "train")
         return
     for _ in range(2):
-        np.testing.assert_array_equal(splits_store.load_split(source, "train").images, splits["train"].images)
+        np.testing.assert_array_equal(archives.load_split(source, "train").images, splits["train"].images)
     assert len(calls) == 1

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from dr_utils.datasets.own import open_images
-from dr_utils.datasets.pictures import DataWarning, decode
+from dr_utils.datasets import DataWarning, open_images
+from dr_utils.datasets.decode import Unreadable, decode
 from dr_utils.datasets.task import digest_of
 from dr_utils.store import AssetError
 
@@ -105,7 +105,7 @@ def test_repeated_pictures_do_not_end_up_on_both_sides(tmp_path):
     for i in range(12):
         save(tmp_path / "a", f"again{i}.bmp", noise(i % 3))  # the same pixels in other files
     save(tmp_path / "b", "taken.png", noise(5))  # and one of them under another class
-    with pytest.warns(DataWarning, match="14 of 25 pictures were left out: 2 that stand under two classes, 12 repeats"):
+    with pytest.warns(DataWarning, match="14 of 25 pictures were left out: repeated ones count once"):
         train, test = open_images(tmp_path, test_share=0.4)
     pixels = [image.tobytes() for task in (train, test) for image in task.images]
     assert len(pixels) == len(set(pixels)) == 11 and noise(5).tobytes() not in pixels
@@ -209,13 +209,13 @@ def test_the_picture_is_turned_as_its_exif_says():
     (np.ones((2, 2), np.float32), "floating-point"),
 ])  # fmt: skip
 def test_pixels_whose_white_is_not_known(values, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Unreadable, match=message):
         decode(encoded(Image.fromarray(values), "tiff"))
 
 
 def test_postscript_is_not_run(monkeypatch):
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("run"))
-    with pytest.raises(Image.UnidentifiedImageError):
+    with pytest.raises(Unreadable, match="not a picture"):
         decode(encoded(Image.fromarray(noise(0)), "eps"))
 
 
@@ -230,9 +230,9 @@ def test_unreadable_files_are_named_skipped_and_counted(tmp_path, monkeypatch):
         warnings.simplefilter("always", DataWarning)
         train, test = open_images(tmp_path)
     (message,) = [str(warning.message) for warning in caught if warning.category is DataWarning]
-    assert "4 of 20 files are no pictures that can be read, and were skipped: " in message and "\n" not in message
+    assert "4 of 20 files cannot be read as pictures and were skipped: " in message and "\n" not in message
     assert (
-        f"a{os.sep}empty.jpg (no picture); a{os.sep}notes.txt (no picture); b{os.sep}bomb.png (65 x 65 pixels"
+        f"a{os.sep}empty.jpg (not a picture); a{os.sep}notes.txt (not a picture); b{os.sep}bomb.png (65 x 65 pixels"
         in message
     )
     assert message.endswith("; ....") and "0x" not in message
@@ -245,10 +245,32 @@ def test_a_class_that_is_mostly_unreadable(tmp_path):
     for i in range(4):
         (tmp_path / "b" / f"{i}.txt").touch()
     with pytest.raises(
-        AssetError, match=r"4 of the 7 files of class 'b' are no pictures .* 4 of all 10: b.0.txt"
+        AssetError, match=r"4 of the 7 files of class 'b' cannot be read as pictures; 4 of all 10: b.0.txt"
     ) as error:
         open_images(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_links_lead_out_and_pipes_are_passed_over(tmp_path):
+    known = make_folder(tmp_path / "elsewhere", {"a": 4, "b": 4})
+    known |= make_folder(tmp_path / "set", {"c": 4}, first=50)
+    (tmp_path / "set" / "a").symlink_to(tmp_path / "elsewhere" / "a")
+    (tmp_path / "set" / "b").mkdir()
+    for file in (tmp_path / "elsewhere" / "b").iterdir():
+        (tmp_path / "set" / "b" / file.name).symlink_to(file)
+    os.mkfifo(tmp_path / "set" / "c" / "pipe.png")
+    train, test = open_images(tmp_path / "set")
+    assert len(train) + len(test) == 12
+    check_labels(train, known)
+    with pytest.raises(Unreadable, match="not a regular file"):
+        decode(tmp_path / "set" / "c" / "pipe.png")
+
+
+def test_the_first_frame_of_an_animation_counts():
+    frames = [Image.fromarray(noise(i)) for i in range(3)]
+    found = decode(encoded(frames[0], save_all=True, append_images=frames[1:]))
+    np.testing.assert_array_equal(found, noise(0))
 
 
 # ---------------------------------------------------------------- folders that are refused
@@ -298,7 +320,7 @@ def untested_class(root):
     (lambda root: None, ValueError, "has no class folders but nothing; expected PATH/<class>/"),
     (loose_files, ValueError, r"has no class folders but 4 files \(0.png, 1.png, 2.png, ...\); expected PATH/<class>/"),
     (one_class, ValueError, r"has only one class \(a\); a probe needs at least two"),
-    (empty_classes, ValueError, r"7 of 8 class folders are empty \(b, c, d, e, f, ...\)"),
+    (empty_classes, ValueError, r"7 classes \(b, c, d, e, f, ...\) of 8 have no files"),
     (one_picture, ValueError, r"1 class \(b\) with fewer than 2 different pictures"),
     (repeats_only, ValueError, r"1 class \(b\) with fewer than 2 different pictures"),
     (unknown_class, ValueError, r"1 class \(c\) in test but not in train"),
@@ -408,7 +430,7 @@ def test_pictures_that_the_dataset_only_points_to(tmp_path):
 def test_rows_that_cannot_be_read_are_named(tmp_path):
     pictures = [as_png(noise(i)) for i in range(12)]
     write_dataset(tmp_path / "set", [*pictures[:5], b"nothing", *pictures[6:]], [0] * 6 + [1] * 6, shards=1)
-    with pytest.warns(DataWarning, match=r"1 of 12 files are no pictures .* skipped: row 5 \(no picture\)"):
+    with pytest.warns(DataWarning, match=r"1 of 12 files cannot be read .* skipped: row 5 \(not a picture\)"):
         assert sum(map(len, open_images(tmp_path / "set"))) == 11
 
 

@@ -13,10 +13,11 @@ from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import convolve, gaussian_filter1d
 
 from dr_utils.checks import unknown
 
+# Raised whenever the same images and seed would give other pixels.
+CORRUPTION_VERSION = 1
 SEVERITIES = {
     "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation, of a range of 0-1
     "shot_noise": (500, 250, 100, 75, 50),  # photons at full brightness
@@ -47,6 +48,8 @@ def impulse_noise(x: np.ndarray, share: float, rng: np.random.Generator) -> np.n
 
 def defocus_blur(x: np.ndarray, size: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
     """Convolve with a disc of a radius in pixels whose edge is smoothed by a 3x3 Gaussian."""
+    from scipy.ndimage import convolve, gaussian_filter1d  # takes half a second
+
     radius, smoothing = size
     reach = np.arange(-int(radius) - 1, int(radius) + 2)
     disc = (reach[:, None] ** 2 + reach**2 <= radius**2).astype(float)
@@ -92,17 +95,7 @@ def _to_uint8(x: np.ndarray) -> np.ndarray:
 
 
 KINDS: dict[str, Callable[[np.ndarray, object, np.random.Generator], np.ndarray]] = {
-    function.__name__: function
-    for function in (
-        gaussian_noise,
-        shot_noise,
-        impulse_noise,
-        defocus_blur,
-        brightness,
-        contrast,
-        pixelate,
-        jpeg_compression,
-    )
+    name: globals()[name] for name in SEVERITIES
 }
 
 
@@ -141,21 +134,8 @@ def corrupt(image: np.ndarray, kind: str, severity: int, rng: np.random.Generato
 
 
 def corrupt_all(images: np.ndarray, severity: int, seed: int) -> np.ndarray:
-    """Corrupt image i by kind i modulo the number of kinds, with random numbers of its own.
-
-    Parameters
-    ----------
-    images : uint8 array of shape [n, H, W, 3]
-    severity : int
-        1 to 5.
-    seed : int
-        With the position of an image it fixes the image's random numbers.
-
-    Returns
-    -------
-    uint8 array of shape [n, H, W, 3]
-    """
-    kinds = tuple(KINDS)
+    """Corrupt image i [H, W, 3] by kind i modulo the number of kinds; `seed` and i fix its random numbers."""
+    kinds = list(KINDS)
     return np.stack(
         [
             corrupt(image, kinds[i % len(kinds)], severity, np.random.default_rng([seed, i]))

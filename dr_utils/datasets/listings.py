@@ -1,20 +1,20 @@
-"""Pictures that lie somewhere on disk, not yet decoded: folders of classes, and Hugging Face datasets saved there."""
+"""Where a user's own pictures are: folders of classes, and Hugging Face datasets saved on disk. Nothing is decoded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dr_utils.checks import short
+from dr_utils.datasets.folders import is_hidden
 from dr_utils.store import AssetError
 
 # What a split may be called, in the order of preference.
 TRAIN, TEST = ("train",), ("test", "val", "validation", "valid")
 LAYOUTS = "PATH/<class>/* to be split, or PATH/train/<class>/* and PATH/test/<class>/*"
 LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
-_HIDDEN = ("thumbs.db", "desktop.ini", "__macosx")
 _NAMED = 5
 
 
@@ -26,22 +26,20 @@ class Listing:
     ----------
     split : str
         How the source calls it; empty if it is the only one, and to be split.
-    names : list of n str
-        What messages call the pictures.
-    classes : list of n str
-        Class name of each.
+    names, classes : list of n str
+        What messages call each picture, and its class.
     read : callable
-        Gives the bytes of a picture by its number.
+        From a picture's number to its file, or the content of it.
     """
 
     split: str
     names: list[str]
     classes: list[str]
-    read: Callable[[int], bytes]
+    read: Callable[[int], Path | bytes]
 
 
 def list_pictures(root: Path) -> list[Listing]:
-    """List what there is: train and test, or one listing to be split.
+    """List train and test, or one listing to be split.
 
     Raises
     ------
@@ -52,70 +50,56 @@ def list_pictures(root: Path) -> list[Listing]:
     """
     if not root.is_dir():
         raise AssetError(f"{root}: no such folder; give a folder of pictures ({LAYOUTS}) or a saved dataset.")
+    list_split = _list_folder
     if (root / "dataset_dict.json").is_file():
-        names = _read_json(root / "dataset_dict.json").get("splits", [])
-        return _named(_list_dataset, root, names)
-    if (root / "state.json").is_file() and (root / "dataset_info.json").is_file():
+        list_split, splits = _list_dataset, _read_json(root / "dataset_dict.json").get("splits", [])
+    elif (root / "state.json").is_file() and (root / "dataset_info.json").is_file():
         return [_list_dataset(root, "")]
-    # A class may be called "train" too: a split is a folder of folders.
-    splits = [name for name in TRAIN + TEST if (root / name).is_dir() and _folders(root / name)]
-    if splits:
-        return _named(_list_folder, root, splits)
-    return [_list_folder(root, "")]
-
-
-def _named(list_split: Callable[[Path, str], Listing], root: Path, names: list[str]) -> list[Listing]:
-    if len(names) == 1:
-        return [list_split(root / names[0], "")]
-    train, test = (next((n for n in wanted if n in names), None) for wanted in (TRAIN, TEST))
-    if train is None or test is None:
+    else:  # a class may be called "train" too: a split is a folder of folders
+        splits = [name for name in TRAIN + TEST if (root / name).is_dir() and _folders(root / name)]
+        if not splits:
+            return [_list_folder(root, "")]
+    if len(splits) == 1:
+        return [list_split(root / splits[0], "")]
+    chosen = [next((name for name in wanted if name in splits), None) for wanted in (TRAIN, TEST)]
+    if None in chosen:
         raise ValueError(
-            f"{root} has the splits {', '.join(names) or '(none)'}; expected train and one of {', '.join(TEST)}, "
+            f"{root} has the splits {', '.join(splits) or '(none)'}; expected train and one of {', '.join(TEST)}, "
             "or a single one to be split: rename them."
         )
-    return [list_split(root / name, name) for name in (train, test)]
+    return [list_split(root / name, name) for name in chosen]
 
 
-# ---------------------------------------------------------------- folders
-
-
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in _HIDDEN
+def some(names: Iterable[str]) -> str:
+    """Say how many classes, and name the first."""
+    names = list(names)
+    listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({listed})"
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
 def _list_folder(folder: Path, split: str) -> Listing:
-    """List a folder of class folders; pictures may lie deeper in them."""
+    """List a folder of class folders; pictures may be in folders inside them."""
     files = {
         inside.name: sorted(
             path
             for path in inside.rglob("*")
-            if path.is_file() and not any(_is_hidden(part) for part in (path, *path.relative_to(inside).parents))
+            if path.is_file() and not any(map(is_hidden, path.relative_to(inside).parts))
         )
         for inside in _folders(folder)
     }
     if not files:
-        loose = sorted(path.name for path in folder.iterdir() if not _is_hidden(path))
+        loose = sorted(path.name for path in folder.iterdir() if not is_hidden(path.name))
         held = f"{len(loose)} files ({', '.join(loose[:3])}{', ...' if len(loose) > 3 else ''})" if loose else "nothing"
         raise ValueError(f"{folder} has no class folders but {held}; expected {LAYOUTS}.")
     if empty := [name for name, inside in files.items() if not inside]:
-        listed = ", ".join(empty[:_NAMED]) + (", ..." if len(empty) > _NAMED else "")
-        raise ValueError(
-            f"{folder}: {len(empty)} of {len(files)} class folders are empty ({listed}); fill or remove them."
-        )
+        raise ValueError(f"{folder}: {some(empty)} of {len(files)} have no files; fill or remove the folders.")
     paths = [path for inside in files.values() for path in inside]
-    return Listing(
-        split,
-        [str(path.relative_to(folder)) for path in paths],
-        [name for name, inside in files.items() for _ in inside],
-        lambda i: paths[i].read_bytes(),
-    )
-
-
-# ---------------------------------------------------------------- Hugging Face datasets
+    classes = [name for name, inside in files.items() for _ in inside]
+    return Listing(split, [str(path.relative_to(folder)) for path in paths], classes, paths.__getitem__)
 
 
 def _read_json(path: Path) -> dict:
@@ -132,8 +116,7 @@ def _list_dataset(folder: Path, split: str) -> Listing:
     features = _read_json(folder / "dataset_info.json").get("features") or {}
     try:
         files = [folder / entry["filename"] for entry in _read_json(folder / "state.json")["_data_files"]]
-        tables = [pa.ipc.open_stream(pa.memory_map(str(path))).read_all() for path in files]
-        table = pa.concat_tables(tables)
+        table = pa.concat_tables([pa.ipc.open_stream(pa.memory_map(str(path))).read_all() for path in files])
         image, label = _columns(features, folder)
         pictures, labels = table[image], table[label].to_pylist()
     except (OSError, KeyError, TypeError, pa.ArrowException) as error:
@@ -145,24 +128,28 @@ def _list_dataset(folder: Path, split: str) -> Listing:
             f"{folder}: {missing} of {len(labels)} rows have no {label}; remove them: dataset.filter(...)."
         )
 
-    def read(i: int) -> bytes:
+    def read(i: int) -> Path | bytes:
         entry = pictures[i].as_py() or {}
-        if entry.get("bytes") is not None:
-            return entry["bytes"]
-        return Path(entry["path"]).read_bytes()
+        content, path = entry.get("bytes"), entry.get("path")
+        return Path(path) if content is None and path else content or b""
 
     classes = [str(value) if names is None else names[value] for value in labels]
     return Listing(split, [f"row {i}" for i in range(len(labels))], classes, read)
 
 
 def _columns(features: dict, folder: Path) -> tuple[str, str]:
-    """Names of the column of pictures and of the one of labels."""
+    """Return the names of the column of pictures and of the one of labels."""
     kinds = {name: kind if isinstance(kind, dict) else {} for name, kind in features.items()}
-    images = [name for name, kind in kinds.items() if kind.get("_type") == "Image"]
-    labels = [name for name, kind in kinds.items() if kind.get("_type") == "ClassLabel"]
-    if not labels:
-        fits = ("string", "large_string", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
-        labels = [name for name in kinds if name in LABEL_COLUMNS and kinds[name].get("dtype") in fits]
+    whole = ("string", "large_string", "bool", "int", "uint")
+    images, labels, values = (
+        [name for name, kind in kinds.items() if fits(name, kind)]
+        for fits in (
+            lambda _, kind: kind.get("_type") == "Image",
+            lambda _, kind: kind.get("_type") == "ClassLabel",
+            lambda name, kind: name in LABEL_COLUMNS and str(kind.get("dtype")).startswith(whole),
+        )
+    )
+    labels = labels or values
     labels = ["label"] if "label" in labels else labels
     if len(images) == 1 and len(labels) == 1:
         return images[0], labels[0]

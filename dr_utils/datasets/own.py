@@ -5,16 +5,25 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 
-from dr_utils.datasets.listings import Listing, list_pictures
-from dr_utils.datasets.pictures import DataWarning, decode_all
-from dr_utils.datasets.task import Images, ImageTask, digest_of, draw, split_by_hash, take
+from dr_utils.datasets.decode import Unreadable, decode, shrink
+from dr_utils.datasets.listings import Listing, list_pictures, some
+from dr_utils.datasets.task import ImageTask, digest_of, distinct, draw, split_off, take
+from dr_utils.progress import progress
+from dr_utils.store import AssetError
 
-_NAMED = 5
+_NAMED = 3
+
+
+class DataWarning(UserWarning):
+    """Some of a user's data was left out, or is where it should not be; the message counts and names it."""
 
 
 def open_images(
@@ -30,7 +39,7 @@ def open_images(
     Parameters
     ----------
     path : path
-        - A folder with `train/<class>/*` and `test/<class>/*`; "val" and "validation" stand in for a missing test,
+        - A folder with `train/<class>/*` and `test/<class>/*`; without a test, "val" or "validation" is taken,
           and the task's `split` says so.
         - A folder of class folders, which is split here.
         - A folder that `datasets.save_to_disk` of Hugging Face wrote, with an Image column and labels.
@@ -47,20 +56,20 @@ def open_images(
     Returns
     -------
     train, test : ImageTask
-        Classes by name. Where pictures are split here, one that repeats counts once, so that no test picture is also
-        in train, and one that stands under two classes is left out.
+        Classes by name. Where pictures are split here, a repeated one counts once, so that no test picture is also in
+        train, and a picture of two classes is left out.
 
     Raises
     ------
     ValueError
-        Another layout than expected, one class only, too few pictures of a class, a test class that train lacks.
+        Another layout than expected, one class only, too few pictures of a class, or a class without train or test.
     dr_utils.store.AssetError
         No such folder, a damaged dataset, or a class of which more than half cannot be read.
 
     Warns
     -----
     DataWarning
-        Files that are no pictures and were skipped; repeated pictures; test pictures that are also in train.
+        Files that are not pictures and were skipped; repeated pictures; test pictures that are also in train.
     """
     if not isinstance(test_share, Real) or not 0 < test_share < 1:
         raise ValueError(f"test_share must lie between 0 and 1; got {test_share!r}.")
@@ -69,115 +78,114 @@ def open_images(
             raise ValueError(f"{what} must be a whole number, at least {least}; got {value!r}.")
     root = Path(path).expanduser()
     listings = list_pictures(root)
-    classes = _check_classes(listings, root)
+    classes = _classes(listings, root)
     if limit is not None and limit < len(classes):
         raise ValueError(f"limit={limit} is less than the {len(classes)} classes of {root}; take at least that many.")
-    name = root.resolve().name
     if len(listings) == 1:
-        images, labels = _decoded(listings[0], classes, root, _before_split(limit, test_share), seed, max_side)
+        # Enough that neither part has more than `limit`.
+        size = None if limit is None else math.ceil(limit / max(test_share, 1 - test_share))
+        images, labels = _decoded(listings[0], classes, root, size, seed, max_side)
         parts = _split(images, labels, classes, test_share, seed, limit)
     else:
         parts = {p.split: _decoded(p, classes, root, limit, seed, max_side) for p in listings}
         _warn_of_overlap(*(images for images, _ in parts.values()), root)
-    train, test = (
-        ImageTask(name, split, packed := _packed(images), labels, classes, digest_of(packed, labels, classes))
-        for split, (images, labels) in parts.items()
-    )
-    return train, test
+    return tuple(_task(root.resolve().name, split, *part, classes) for split, part in parts.items())
 
 
-def _check_classes(listings: list[Listing], root: Path) -> tuple[str, ...]:
-    """Class names of train, sorted, after making sure that probes can be trained on them."""
-    train = sorted(set(listings[0].classes))
+def _task(name: str, split: str, images: list[np.ndarray], labels: np.ndarray, classes: tuple[str, ...]) -> ImageTask:
+    packed = np.stack(images) if len({image.shape for image in images}) == 1 else images
+    return ImageTask(name, split, packed, labels, classes, digest_of(packed, labels, classes))
+
+
+def _classes(listings: list[Listing], root: Path) -> tuple[str, ...]:
+    """Return the sorted names of the classes, if probes can be trained and measured on them."""
+    train, test = (set(listing.classes) for listing in (listings[0], listings[-1]))
     if len(train) < 2:
         raise ValueError(f"{root} has only one class ({', '.join(train) or 'none'}); a probe needs at least two.")
-    test = set(listings[-1].classes)
-    if absent := sorted(test - set(train)):
-        raise ValueError(
-            f"{root}: {_some(absent)} in {listings[-1].split} but not in train; a probe cannot learn them: add train "
-            "pictures, or remove them."
-        )
-    if absent := sorted(set(train) - test):
-        raise ValueError(
-            f"{root}: {_some(absent)} in train but not in {listings[-1].split}, where probes are measured class by "
-            "class: add test pictures, or remove them."
-        )
-    return tuple(train)
-
-
-def _before_split(limit: int | None, test_share: float) -> int | None:
-    """How many pictures to decode so that neither part has more than `limit`."""
-    return None if limit is None else math.ceil(limit / max(test_share, 1 - test_share))
+    name = listings[-1].split
+    for absent, here, there in ((test - train, name, "train"), (train - test, "train", name)):
+        if absent:
+            raise ValueError(
+                f"{root}: {some(sorted(absent))} in {here} but not in {there}; probes are trained on train and "
+                f"measured class by class on {name}: add {there} pictures, or remove them."
+            )
+    return tuple(sorted(train))
 
 
 def _decoded(
     listing: Listing, classes: tuple[str, ...], root: Path, size: int | None, seed: int, max_side: int | None
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Decode `size` pictures of a listing, all by default, shuffled."""
+    """Decode `size` pictures of a listing (default: all), shuffled, and skip those that cannot be read.
+
+    Raises
+    ------
+    AssetError
+        More than half of a class cannot be read.
+    """
     labels = np.searchsorted(classes, listing.classes)
     index = draw(labels, min(size or len(labels), len(labels)), seed, listing.split)
     if not listing.split:  # to be split, for which each class needs two
         rare = np.flatnonzero(np.bincount(labels[index]) < 2)
         index = np.unique(np.concatenate([index, *(np.flatnonzero(labels == c)[:2] for c in rare)]))
-    where = str(root / listing.split)
-    images, kept = decode_all(listing.read, index, listing.names.__getitem__, listing.classes, where, max_side)
-    return images, labels[kept]
+    where = root / listing.split
+    resize = None if max_side is None else partial(shrink, side=max_side)
+
+    def attempt(i: int) -> np.ndarray | str:
+        try:
+            return decode(listing.read(int(i)), resize=resize)
+        except Unreadable as error:
+            return str(error)
+
+    desc = f"decoding {'/'.join(where.parts[-2:])}"  # a whole path would leave no room for the bar
+    with ThreadPoolExecutor() as pool:
+        found = list(progress(pool.map(attempt, index), desc=desc, total=len(index), unit="images"))
+    bad = {int(i): reason for i, reason in zip(index, found, strict=True) if isinstance(reason, str)}
+    if bad:
+        listed = "; ".join(f"{listing.names[i]} ({reason})" for i, reason in list(bad.items())[:_NAMED])
+        listed += "; ..." if len(bad) > _NAMED else ""
+        lost, total = Counter(listing.classes[i] for i in bad), Counter(listing.classes[i] for i in index)
+        worst = max(lost, key=lambda name: lost[name] / total[name])
+        if lost[worst] > total[worst] / 2:
+            raise AssetError(
+                f"{where}: {lost[worst]} of the {total[worst]} files of class {worst!r} cannot be read as pictures; "
+                f"{len(bad)} of all {len(index)}: {listed}. Convert them, or remove them."
+            )
+        _warn(f"{where}: {len(bad)} of {len(index)} files cannot be read as pictures and were skipped: {listed}.")
+    good = [i for i, image in enumerate(found) if not isinstance(image, str)]
+    return [found[i] for i in good], labels[index[good]]
 
 
 def _split(images, labels, classes, test_share, seed, limit) -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
     """Split into train and test by content."""
-    where: dict[bytes, list[int]] = {}
-    for i, image in enumerate(images):
-        where.setdefault(hashlib.sha256(image.tobytes()).digest(), []).append(i)
-    distinct = [same[0] for same in where.values() if len(set(labels[same])) == 1]
-    if len(distinct) < len(images):
-        two = sum(len(same) for same in where.values() if len(set(labels[same])) > 1)
-        warnings.warn(
-            f"{len(images) - len(distinct)} of {len(images)} pictures were left out: {two} that stand under two "
-            f"classes, {len(images) - len(distinct) - two} repeats.",
-            DataWarning,
-            stacklevel=3,
+    order = distinct(images, labels, f"seed {seed}")
+    if len(order) < len(images):
+        _warn(
+            f"{len(images) - len(order)} of {len(images)} pictures were left out: repeated ones count once, and those "
+            "of two classes not at all."
         )
-    counts = np.bincount(labels[distinct], minlength=len(classes))
-    if short := [classes[c] for c in np.flatnonzero(counts < 2)]:
+    counts = np.bincount(labels[order], minlength=len(classes))
+    if rare := [classes[c] for c in np.flatnonzero(counts < 2)]:
+        raise ValueError(f"{some(rare)} with fewer than 2 different pictures; train and test need one each.")
+    n_test = min(max(len(classes), round(test_share * len(order))), len(order) - len(classes))
+    parts = dict(zip(("train", "test"), split_off(order, labels, n_test), strict=True))
+    if lacking := sorted(set(range(len(classes))) - set(labels[parts["train"]])):
         raise ValueError(
-            f"{_some(short)} with fewer than 2 different pictures; a split needs one for train, one for test."
+            f"test_share={test_share} leaves no train picture of {some(classes[c] for c in lacking)}; take less."
         )
-    boxed = np.empty(len(distinct), dtype=object)  # pictures differ in size
-    for i, which in enumerate(distinct):
-        boxed[i] = images[which]
-    n_test = min(max(len(classes), round(test_share * len(distinct))), len(distinct) - len(classes))
-    parts = split_by_hash(boxed, labels[distinct], n_test, f"seed {seed}")
-    lacking = sorted(set(range(len(classes))) - set(parts["train"].labels))
-    if lacking:
-        raise ValueError(
-            f"test_share={test_share} leaves no train picture of {_some([classes[c] for c in lacking])}; take less."
-        )
-    kept = {}
-    for name, part in parts.items():
-        index = np.arange(len(part.labels))
-        if limit is not None and limit < len(index):
-            index = draw(part.labels, limit, seed, name)
-        kept[name] = (take(list(part.images), index), part.labels[index])
-    return kept
+    if limit is not None:
+        parts = {
+            name: part[draw(labels[part], limit, seed, name)] if limit < len(part) else part
+            for name, part in parts.items()
+        }
+    return {name: (take(images, part), labels[part]) for name, part in parts.items()}
 
 
 def _warn_of_overlap(train: list[np.ndarray], test: list[np.ndarray], root: Path) -> None:
     known = {hashlib.sha256(image.tobytes()).digest() for image in train}
     both = sum(hashlib.sha256(image.tobytes()).digest() in known for image in test)
     if both:
-        warnings.warn(
-            f"{root}: {both} of {len(test)} test pictures are also in train; accuracies will flatter.",
-            DataWarning,
-            stacklevel=3,
-        )
+        _warn(f"{root}: {both} of {len(test)} test pictures are also in train; accuracies will be too high.")
 
 
-def _packed(images: list[np.ndarray]) -> Images:
-    return np.stack(images) if len({image.shape for image in images}) == 1 else images
-
-
-def _some(names: list[str]) -> str:
-    """Say how many classes, and name the first."""
-    listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-    return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({listed})"
+def _warn(message: str) -> None:
+    warnings.warn(message, DataWarning, stacklevel=4)

@@ -1,4 +1,4 @@
-"""What an image task is: its card, its images, and how a smaller one is drawn from it."""
+"""An image task: its card, where it comes from, its images, and how a smaller one is drawn from it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dr_utils.datasets.paper.lazy import LazyImages
+from dr_utils.datasets.decode import LazyImages
 
 Images = np.ndarray | list[np.ndarray] | LazyImages
+# Raised whenever the same labels, size and seed would draw other images.
+DRAW_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -51,35 +53,27 @@ class TaskCard:
 
 @dataclass(frozen=True)
 class Split:
-    """Decoded images of one split: uint8 RGB, [n, H, W, 3] or a list of [H, W, 3], and int64 labels [n]."""
+    """One whole split: uint8 RGB images (see `ImageTask`), int64 labels [n], class names if the source has them."""
 
     images: Images
     labels: np.ndarray
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Source:
-    """How a task's splits are made.
+    """Where a task comes from: an archive that is fetched, or the user's data folder; `cards.yaml` explains the fields.
 
-    Attributes
-    ----------
-    card : TaskCard
-    recipe : str
-        Package version and decoding choices; stored splits made by another recipe are decoded again.
-    decode : callable
-        Returns every stored split, by name.
-    pinned : mapping of str to (images, labels)
-        SHA-256 of the decoded images and labels of every split.
-    lossy : bool
-        Whether decoding goes through JPEG, where another libjpeg may round differently; `decode` then
-        checks the encoded pictures itself, and other pixels are reported but accepted.
+    `read` gives all splits of an archive by name; or, from a folder and the name of a split, that one.
     """
 
     card: TaskCard
-    recipe: str
-    decode: Callable[[], dict[str, Split]] = field(repr=False)
-    pinned: Mapping[str, tuple[str, str]] = field(repr=False)
+    read: Callable[..., Split | dict[str, Split]] = field(repr=False)
+    version: int
+    pinned: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     lossy: bool = False
+    needs: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    origin: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -90,14 +84,13 @@ class ImageTask:
     ----------
     name, split : str
     images : uint8 array of shape [n, H, W, 3], list of n uint8 arrays of shape [H, W, 3], or LazyImages
-        RGB, 0-255; a list where sizes differ; lazy where they stay in files until they are asked for.
+        RGB, 0-255; a list where sizes differ; lazy where they stay in files until they are used.
     labels : int64 array of shape [n]
         Class indices.
     classes : tuple of str
         Class names; label i means classes[i].
     digest : str
-        SHA-256 of pixels, labels and class names. Of lazy images, paths and file sizes stand for the pixels: a file
-        that is replaced by another one of equal size is not noticed.
+        Address of the content, see `dr_utils.datasets.identity`; for a user's own pictures see `digest_of`.
     """
 
     name: str
@@ -111,16 +104,10 @@ class ImageTask:
         return len(self.labels)
 
 
-def hash_images(images: Images) -> str:
-    """SHA-256 over the shapes and pixels of images; a list and an array of the same images agree.
-
-    Of lazy images, over relative paths and file sizes.
-    """
-    if isinstance(images, LazyImages):
-        return images.digest()
+def hash_images(images: np.ndarray | Sequence[np.ndarray]) -> str:
+    """Return the SHA-256 of the shapes and pixels of images; a list and an array of the same images agree."""
     if isinstance(images, np.ndarray):
-        shapes = np.tile(np.array(images.shape[1:], dtype="<i8"), (len(images), 1))
-        blocks: Sequence[np.ndarray] = [images]
+        shapes, blocks = np.tile(np.array(images.shape[1:], dtype="<i8"), (len(images), 1)), [images]
     else:
         shapes, blocks = np.array([image.shape for image in images], dtype="<i8"), images
     digest = hashlib.sha256(shapes.tobytes())
@@ -130,18 +117,18 @@ def hash_images(images: Images) -> str:
 
 
 def hash_labels(labels: np.ndarray) -> str:
-    """SHA-256 of labels as little-endian 64-bit integers."""
+    """Return the SHA-256 of labels as little-endian 64-bit integers."""
     return hashlib.sha256(np.asarray(labels).astype("<i8").tobytes()).hexdigest()
 
 
-def digest_of(images: Images, labels: np.ndarray, classes: Sequence[str]) -> str:
-    """Address of a task's content: SHA-256 of pixels (paths and file sizes of lazy images), labels and class names."""
+def digest_of(images: np.ndarray | Sequence[np.ndarray], labels: np.ndarray, classes: Sequence[str]) -> str:
+    """Return the SHA-256 of pixels, labels and class names."""
     parts = (hash_images(images), hash_labels(labels), "\0".join(classes))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def take(images: Images, index: np.ndarray) -> Images:
-    """Images at the given positions, as the kind of container they came in."""
+    """Return the images at the given positions, in the same kind of container."""
     if isinstance(images, LazyImages):
         return images.subset(index)
     return images[index] if isinstance(images, np.ndarray) else [images[i] for i in index]
@@ -150,17 +137,7 @@ def take(images: Images, index: np.ndarray) -> Images:
 def class_counts(available: np.ndarray, size: int) -> np.ndarray:
     """Share `size` samples among classes in proportion, by largest remainder, at least one for each.
 
-    Parameters
-    ----------
-    available : int array of shape [C]
-        Samples of each class; classes without samples get none.
-    size : int
-        Between the number of classes with samples and the number of samples.
-
-    Returns
-    -------
-    int64 array of shape [C]
-        Adds up to `size`; never more than is available.
+    Of `available` [C] samples of each class; classes without samples get none. Returns counts [C].
     """
     available = np.asarray(available)
     quota = size * available / available.sum()
@@ -197,36 +174,24 @@ def draw(labels: np.ndarray, size: int, seed: int, split: str) -> np.ndarray:
     return rng.permutation(np.concatenate(chosen))
 
 
-def split_by_hash(images: np.ndarray, labels: np.ndarray, n_test: int, salt: str) -> dict[str, Split]:
-    """Split pictures that come without a split: a fixed stratified test set, the rest is train.
+def distinct(images: Sequence[np.ndarray], labels: np.ndarray, salt: str) -> np.ndarray:
+    """Put pictures that come without a split into an order that is as good as random, for `split_off`.
 
-    Pictures are ordered by the SHA-256 of salt and pixels: random for all purposes, the same with every
-    numpy release and whatever order the source has. Repeated pictures count once, so that
-    no test picture is also in train; a picture that stands under two classes is left out.
+    It is that of the SHA-256 of salt and pixels: the same with every numpy release and whatever order the source has.
+    A repeated picture counts once, so that no test picture is also in train; a picture of two classes is left out.
 
-    Parameters
-    ----------
-    images : uint8 array of shape [n, H, W, 3]
-    labels : int array of shape [n]
-    n_test : int
-        Size of the test set.
-    salt : str
-        Fixes the split.
-
-    Returns
-    -------
-    dict of Split
-        "train" and "test".
+    Returns positions in `images`.
     """
     seen: dict[bytes, list[int]] = {}
     for i, image in enumerate(images):
         seen.setdefault(hashlib.sha256(salt.encode() + image.tobytes()).digest(), []).append(i)
-    order = np.array([where[0] for _, where in sorted(seen.items()) if len(set(labels[where])) == 1])
-    counts = class_counts(np.bincount(labels[order]), n_test)
+    kept = [where[0] for _, where in sorted(seen.items()) if len(set(labels[where])) == 1]
+    return np.array(kept, dtype=np.int64)
+
+
+def split_off(order: np.ndarray, labels: np.ndarray, n_test: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split positions in `labels` into train and a stratified test set of `n_test`: the first of each class."""
     in_test = np.zeros(len(order), dtype=bool)
-    for c, count in enumerate(counts):
+    for c, count in enumerate(class_counts(np.bincount(labels[order]), n_test)):
         in_test[np.flatnonzero(labels[order] == c)[:count]] = True
-    return {
-        name: Split(images[index], labels[index].astype(np.int64))
-        for name, index in (("train", order[~in_test]), ("test", order[in_test]))
-    }
+    return order[~in_test], order[in_test]

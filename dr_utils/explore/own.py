@@ -11,7 +11,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from dr_utils.cka import CKAStatistics
-from dr_utils.datasets.pictures import DataWarning
+from dr_utils.datasets import DataWarning
 from dr_utils.explore.explorer import Explorer
 from dr_utils.explore.readings import Readings
 from dr_utils.explore.shown import headless, per_cent, table

@@ -25,7 +25,7 @@ CONTENT_SOURCES = (
     "models/*.py",
     "models/paper/*.py",
     "datasets/*.py",
-    "datasets/paper/*.py",
+    "datasets/*.yaml",
     "features.py",
     "augmentation.py",
     "zoo/*.py",

@@ -16,9 +16,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from dr_utils.datasets.decode import LazyImages, read_ahead
 from PIL import Image
-
-from dr_utils.datasets.paper.lazy import LazyImages, read_ahead
 
 
 def seconds(function) -> float:

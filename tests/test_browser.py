@@ -13,7 +13,6 @@ from browser_parts import REPAINT, browser, chromium, lab, picture, place_notebo
 from browser_parts import finished as finished_running
 from PIL import Image
 
-from dr_utils.explore import Readings
 from dr_utils.study import read_tables
 
 pytestmark = [
@@ -30,6 +29,21 @@ def parameters(finished):
     return {"profile": str(TINY), "out": str(finished.parent), "device": "cpu"}
 
 
+def told(tables, model: str, task: str, fraction: float) -> str:
+    """What the explorer's table says of a network: neurons of all, mean accuracy and its spread."""
+    rows = tables["probes"].query("selection == 'random' and solver == 'sgd' and eval_set == 'test'")
+    rows = rows.query("model == @model and dataset == @task")
+    part = rows[np.isclose(rows.fraction, fraction)]
+    accuracy = f"{part.accuracy.mean():.3f} ± {part.accuracy.std():.3f}"
+    return f"{part.n_neurons.iloc[0]} of {rows.n_neurons.max()} {accuracy}"
+
+
+def grid(tables, model: str, task: str) -> tuple[list[float], list[float]]:
+    """Fractions and deltas that the explorer's sliders stop at."""
+    rows = tables["probes"].query("selection == 'random' and model == @model and dataset == @task")
+    return sorted(set(rows.fraction.round(9))), sorted(set(tables["redundancy"].delta))
+
+
 def readout(page, place: int = 0) -> str:
     return " ".join(page.locator(".dr-readout").nth(place).inner_text().split())
 
@@ -43,17 +57,18 @@ def moved(page, place: int, key: str) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_explorer_shows_the_tables_numbers_wherever_its_sliders_are(finished, parameters, tmp_path, theme):
     place_notebook("00_start_here", tmp_path, **parameters)
-    readings = Readings(read_tables(finished / "tables"))
-    model, task = next(iter(readings.networks.values())), next(iter(readings.tasks.values()))
-    fractions, deltas = readings.fractions([model], task), readings.deltas
+    tables = read_tables(finished / "tables")
+    model, task = tables["networks"].model[0], tables["tasks"].dataset[0]
+    fractions, deltas = grid(tables, model, task)
 
     def shown(fraction, delta) -> bool:
-        point = readings.point(model, task, fraction, delta)
-        found = readout(page)
-        rules = ["{:.3f} [{:.2f}, {:.2f}]".format(*point.redundancy[rule]) for rule in ("first", "nearest")]
-        return f"{point.n_neurons} of {point.width} {point.accuracy:.3f} ± {point.spread:.3f}" in found and all(
-            rule in found for rule in rules
+        rows = tables["redundancy"].query(
+            "task == 'probe' and solver == 'sgd' and model == @model and dataset == @task"
         )
+        rows = rows[np.isclose(rows.delta, delta)]
+        rules = [f"{row.dr:.3f} [{row.low:.2f}, {row.high:.2f}]" for row in rows.itertuples()]
+        found = readout(page)
+        return told(tables, model, task, fraction) in found and len(rules) == 2 and all(rule in found for rule in rules)
 
     with lab(tmp_path, theme) as address, browser() as opened:
         page = opened.new_page(viewport=WIDE)
@@ -102,16 +117,15 @@ def test_what_is_missing_is_computed_by_the_button(finished, parameters, tmp_pat
         button.click()
         page.wait_for_selector(".dr-readout", timeout=180_000)
         tables = read_tables(tmp_path / "out" / "small" / "tables")
-        point = Readings(tables).point("small_resnet", "digits", 0.2, 0.9)
-        assert f"{point.n_neurons} of 512 {point.accuracy:.3f} ± {point.spread:.3f}" in readout(page)
+        assert told(tables, "small_resnet", "digits", 0.2) in readout(page)
 
 
 def test_explorer_alone_is_a_page_with_the_tables_numbers(finished, parameters, tmp_path):
     pytest.importorskip("voila", reason="needs the extra voila")
     notebook = place_notebook("00_start_here", tmp_path, **parameters)
-    readings = Readings(read_tables(finished / "tables"))
-    model, task = next(iter(readings.networks.values())), next(iter(readings.tasks.values()))
-    fractions = readings.fractions([model], task)
+    tables = read_tables(finished / "tables")
+    model, task = tables["networks"].model[0], tables["tasks"].dataset[0]
+    fractions, _ = grid(tables, model, task)
     command = ["voila", "--no-browser", notebook.name]
     with server(command, tmp_path) as port, browser() as opened:
         page = opened.new_page(viewport=WIDE)
@@ -119,8 +133,7 @@ def test_explorer_alone_is_a_page_with_the_tables_numbers(finished, parameters, 
         page.wait_for_selector(".bqplot", timeout=180_000)
         assert "from dr_utils import" not in page.locator("body").inner_text(), "code is shown"
         moved(page, 0, "ArrowRight")
-        point = readings.point(model, task, fractions[fractions.index(0.2) + 1], 0.9)
-        assert f"{point.n_neurons} of {point.width} {point.accuracy:.3f} ± {point.spread:.3f}" in readout(page)
+        assert told(tables, model, task, fractions[fractions.index(0.2) + 1]) in readout(page)
         picture(page, "explorer_voila")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import re
 
@@ -10,17 +9,16 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from synthetic_tables import build, network, saturating, task
 
-from dr_utils import explore
+from dr_utils import explore, store
 from dr_utils.cka import CKAStatistics, linear_cka
-from dr_utils.explore import explorer as explorer_module
-from dr_utils.explore import figures, sliders
-from dr_utils.explore.draws import FIRST_SEED, Draws
+from dr_utils.explore import readout
+from dr_utils.explore.charts import strokes
+from dr_utils.explore.explorer import FIRST_SEED, expected_cka
+from dr_utils.explore.missing import Missing
 from dr_utils.explore.own import own_form
-from dr_utils.explore.shown import HEADLESS, per_cent, shown
-from dr_utils.explore.start import Missing
+from dr_utils.explore.readout import HEADLESS, number, or_table, per_cent, stops
 from dr_utils.features import Features
 from dr_utils.subsets import random_subsets
 
@@ -55,103 +53,31 @@ def tables():
     return joined | {"tasks": wide["tasks"]}
 
 
-@pytest.fixture
-def readings(tables):
-    return explore.Readings(tables)
-
-
 def matrix(width=16, n=60, seed=0, estimator="biased"):
-    x = np.random.default_rng(seed).normal(size=(n, width)) @ np.random.default_rng(seed + 1).normal(
-        size=(width, width)
-    )
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, width)) @ rng.normal(size=(width, width))
     return x, CKAStatistics(width, estimators=(estimator,)).update(x).matrix(estimator)
 
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
     """Choices of one test are not those of the next."""
-    monkeypatch.setattr(explorer_module, "_CHOSEN", {})
-    monkeypatch.setattr(sliders, "_CHOSEN", {})
+    monkeypatch.setattr(readout, "_CHOSEN", {})
     monkeypatch.delenv(HEADLESS, raising=False)
 
 
-# ---- readings
-
-
-def test_points_are_the_tables_own_numbers(tables, readings):
-    redundancy = tables["redundancy"].query("task == 'probe'").set_index(["model", "dataset", "rule", "delta"])
-    probes = tables["probes"].query("selection == 'random'").groupby(["model", "dataset", "fraction"]).accuracy
-    for (model, dataset, fraction), values in probes:
-        for delta in readings.deltas:
-            point = readings.point(model, dataset, fraction, delta)
-            assert point.accuracy == pytest.approx(values.mean()) and point.spread == pytest.approx(values.std(ddof=1))
-            assert point.full == pytest.approx(probes.mean()[model, dataset, 1.0])
-            assert point.kept == pytest.approx(values.mean() / point.full)
-            for rule in ("first", "nearest"):
-                expected = redundancy.loc[(model, dataset, rule, delta), ["dr", "low", "high"]]
-                assert point.redundancy[rule] == pytest.approx(tuple(expected))
-
-
-def test_a_fraction_that_was_not_measured_has_no_accuracy_but_the_rest(readings):
-    point = readings.point("ff8", "cifar10", 0.05, 0.9)
-    assert point.accuracy is None and point.n_neurons is None and point.kept is None
-    assert point.width == 8 and point.redundancy["first"]
-    assert readings.point("nobody", "cifar10", 0.05, 0.9) is None
-    assert readings.classes("ff8", "cifar10", 0.05) is None and readings.gini("ff8", "cifar10", 0.05) is None
-
-
-def test_classes_and_gini_are_the_tables(tables, readings):
-    rows = tables["per_class"].query("model == 'wide' and dataset == 'digits' and selection == 'random'")
-    mean = rows.groupby(["fraction", "class_name"]).class_accuracy.mean()
-    classes = readings.classes("wide", "digits", 0.05)
-    assert len(classes) == 20
-    for name, row in classes.iterrows():
-        assert row.part == pytest.approx(mean[0.05, name]) and row.full == pytest.approx(mean[1.0, name])
-    stored = tables["fairness"].query(
-        "model == 'wide' and dataset == 'digits' and fraction == .05 and selection == 'random'"
-    )
-    assert readings.gini("wide", "digits", 0.05) == stored.gini.item()
-
-
-# ---- draws
-
-
-@pytest.mark.parametrize("estimator", ["biased", "debiased"])
-def test_a_draw_is_the_cka_of_that_seeds_neurons_with_the_layer(estimator):
-    x, q = matrix(estimator=estimator)
-    draws = Draws(q)
-    for k in (1, 5, 16):
-        values = list(draws.draw(k, 2))
-        values = draws.draw(k, 1)
-        assert len(values) == 3
-        for i, value in enumerate(values):
-            (neurons,) = random_subsets(16, k / 16, [FIRST_SEED + i])
-            assert value == pytest.approx(linear_cka(x[:, neurons], x, estimator=estimator), abs=1e-9)
+# ---- the matrix of fresh draws
 
 
 @pytest.mark.parametrize("width", [3, 6, 9])
 def test_expectation_has_the_exact_means_of_all_subsets(width):
     _, q = matrix(width=width, seed=width)
-    draws = Draws(q)
     for k in range(1, width + 1):
         masks = np.array([np.isin(np.arange(width), s) for s in itertools.combinations(range(width), k)], dtype=float)
         crossed, selves = (masks @ q).sum(axis=1).mean(), ((masks @ q) * masks).sum(axis=1).mean()
-        assert draws.expected(k) == pytest.approx(crossed / np.sqrt(selves * q.sum()), rel=1e-12)
-    assert draws.expected(width) == pytest.approx(1.0)
-
-
-def test_draws_gather_around_the_expectation():
-    rng = np.random.default_rng(5)
-    x = rng.normal(size=(300, 20)) @ rng.normal(size=(20, 256)) + rng.normal(size=(300, 256))
-    draws = Draws(CKAStatistics(256).update(x).matrix())
-    for k in (16, 64, 128):
-        values = np.array(draws.draw(k, 300))
-        # What the first order leaves out is a small part of the spread of single draws.
-        assert abs(values.mean() - draws.expected(k)) < 0.25 * values.std() + 4 * values.std() / np.sqrt(300)
-
-
-def test_a_silent_layer_has_no_expectation():
-    assert np.isnan(Draws(np.zeros((4, 4))).expected(2))
+        assert expected_cka(q, k) == pytest.approx(crossed / np.sqrt(selves * q.sum()), rel=1e-12)
+    assert expected_cka(q, width) == pytest.approx(1.0)
+    assert np.isnan(expected_cka(np.zeros((4, 4)), 2)), "a silent layer"
 
 
 class FakeStudy:
@@ -162,11 +88,8 @@ class FakeStudy:
         self.known = known
 
     def about(self, network, task):
-        return (
-            {"identity": {"features": ["train", "other", "right"], "eval_sets": ["corrupted", "test"]}}
-            if self.known
-            else None
-        )
+        identity = {"features": ["train", "other", "right"], "eval_sets": ["corrupted", "test"]}
+        return {"identity": identity} if self.known else None
 
 
 def test_matrix_is_made_once_from_the_stored_test_features(monkeypatch, tmp_path):
@@ -178,68 +101,98 @@ def test_matrix_is_made_once_from_the_stored_test_features(monkeypatch, tmp_path
         return Features(x, np.zeros(50, dtype=np.int64), key, {}) if key == "right" else None
 
     monkeypatch.setenv("DR_HOME", str(tmp_path))
-    monkeypatch.setattr("dr_utils.explore.matrix.stored", stored)
+    monkeypatch.setattr("dr_utils.explore.missing.stored", stored)
     q = explore.cka_matrix(FakeStudy(40), "net", "task")
     np.testing.assert_allclose(q, CKAStatistics(12).update(x[:40]).matrix())
     np.testing.assert_array_equal(explore.cka_matrix(FakeStudy(40), "net", "task"), q)
-    assert asked == ["right"]
-    debiased = explore.cka_matrix(FakeStudy(40), "net", "task", "debiased")
-    assert not np.allclose(debiased, q)
+    assert asked == ["right"] and len(list((store.cache_dir() / "cka").iterdir())) == 1
     assert explore.cka_matrix(FakeStudy(40, known=False), "net", "task") is None
-    monkeypatch.setattr("dr_utils.explore.matrix.stored", lambda key: None)
+    monkeypatch.setattr("dr_utils.explore.missing.stored", lambda key: None)
     assert explore.cka_matrix(FakeStudy(30), "net", "task") is None
 
 
 # ---- the explorer
 
+LAYERS = {"wide": 512, "robust": 512, "mrl": 512, "ff8": 8}
+
 
 @pytest.fixture
-def make(readings):
-    layers = {"wide": 512, "robust": 512, "mrl": 512, "ff8": 8}
-    cache = {name: matrix(width=width, n=30)[1] for name, width in layers.items()}
-    return lambda key="here": explore.Explorer(
-        readings, lambda model, task: cache[model], key=key, note="whose <numbers>"
-    )
+def make(tables):
+    cache = {name: matrix(width=width, n=30) for name, width in LAYERS.items()}
+
+    def make(key="here"):
+        made = explore.Explorer(tables, lambda model, task: cache[model][1], key=key, note="whose <numbers>")
+        made.features = {model: x for model, (x, _) in cache.items()}
+        return made
+
+    return make
 
 
-def test_every_stop_shows_the_tables_numbers(make, readings):
-    widget = make()
+def test_every_stop_shows_the_tables_numbers(make, tables):
+    widget, mine = make(), "model == 'wide' and dataset == 'cifar10'"
+    accuracy = tables["probes"].query(f"{mine} and selection == 'random'").groupby("fraction").accuracy
+    sizes = tables["probes"].query(mine).groupby("fraction").n_neurons.first()
+    gini = tables["fairness"].query(f"{mine} and selection == 'random'").set_index("fraction").gini
+    assert [value for _, value in widget.fraction.options] == sorted(accuracy.groups)
     for _, fraction in widget.fraction.options:
         widget.fraction.value = fraction
-        point = readings.point("wide", "cifar10", fraction, widget.delta.value)
-        shown_text = text(widget.readout.value)
-        assert f"{point.n_neurons} of 512 {point.accuracy:.3f} ± {point.spread:.3f}" in shown_text
-        assert "{:.3f} [{:.2f}, {:.2f}]".format(*point.redundancy["first"]) in shown_text
-        assert f"Gini {readings.gini('wide', 'cifar10', fraction):.3f} against" in widget.classes.heading.value
+        mean, std, full = accuracy.mean()[fraction], accuracy.std()[fraction], accuracy.mean()[1.0]
+        said = text(widget.readout.value)
+        assert f"{sizes[fraction]} of 512 {mean:.3f} ± {std:.3f} {full:.3f} {per_cent(round(mean / full, 3))}" in said
+        assert f"Gini {gini[fraction]:.3f}, full layer {gini[1.0]:.3f}" in widget.classes.heading.value
+        assert widget.accuracy._points.y == pytest.approx([mean])
+        assert widget.accuracy._bars.y.ravel() == pytest.approx([mean - std, mean + std])
+    redundancy = tables["redundancy"].query(f"{mine} and task == 'probe'").set_index(["rule", "delta"])
+    assert [value for _, value in widget.delta.options] == sorted(set(tables["redundancy"].delta))
     for _, delta in widget.delta.options:
         widget.delta.value = delta
-        point = readings.point("wide", "cifar10", widget.fraction.value, delta)
-        first, nearest = ("{:.3f} [{:.2f}, {:.2f}]".format(*point.redundancy[rule]) for rule in ("first", "nearest"))
-        assert text(widget.readout.value).endswith(f"{first} {nearest}")
-        level, fall = widget.accuracy._levels["wide"], widget.accuracy._falls["wide"]
-        assert level.y == pytest.approx([delta * point.full] * 2)
-        assert fall.x == pytest.approx([1 - point.redundancy["first"][0]] * 2)
+        rules = [redundancy.loc[(rule, delta), ["dr", "low", "high"]].to_list() for rule in ("first", "nearest")]
+        said = " ".join("{:.3f} [{:.2f}, {:.2f}]".format(*rule) for rule in rules)
+        assert text(widget.readout.value).endswith(said)
+        assert widget.accuracy._levels.y.ravel() == pytest.approx([delta * accuracy.mean()[1.0]] * 2)
+        assert widget.accuracy._falls.x.ravel() == pytest.approx([1 - rules[0][0]] * 2)
 
 
-def test_networks_of_several_grids_stand_side_by_side(make):
+def test_classes_are_the_tables(make, tables):
+    widget = make()
+    widget.task.value = "digits"
+    widget.fraction.value = 0.05
+    rows = tables["per_class"].query("model == 'wide' and dataset == 'digits' and selection == 'random'")
+    mean = rows.groupby(["fraction", "class_name"]).class_accuracy.mean()
+    lost, shown = mean[1.0] - mean[0.05], list(widget.classes._full.x)
+    assert len(shown) == 16 and lost[shown].min() >= lost.drop(shown).max() - 1e-9
+    assert "The 16 of 20 classes that lose most" in widget.classes.heading.value
+    np.testing.assert_allclose(widget.classes._part.y, mean[0.05][shown])
+    np.testing.assert_allclose(widget.classes._full.y, mean[1.0][shown])
+
+
+def test_networks_of_several_grids_side_by_side(make):
     widget = make()
     widget.networks.value = ["wide", "ff8"]
     fractions = [value for _, value in widget.fraction.options]
     assert {0.0005, 0.125, 1.0} <= set(fractions)
     widget.fraction.value = 0.05
     assert "ff8 – of 8 not measured at this fraction" in text(widget.readout.value)
+    assert np.isnan(widget.accuracy._points.y[1]) and np.isfinite(widget.accuracy._levels.y).all()
     widget.fraction.value = 0.125
     assert "1 of 8 0." in text(widget.readout.value)
     assert [label for label, _ in widget.detail.options] == ["wide", "ff8"]
     widget.detail.value = "ff8"
-    assert "ff8, 1 fresh neurons" in text(widget.similarity.heading.value)
+    assert "ff8, 1 newly drawn neurons" in text(widget.similarity.heading.value)
 
 
-def test_draw_again_adds_draws_that_the_histogram_holds(make):
+@pytest.mark.parametrize("fraction", [0.01, 0.5, 1.0])
+def test_draw_again_adds_draws_that_anybody_can_draw_again(make, fraction):
     widget = make()
-    widget.fraction.value = 0.5
+    widget.fraction.value = fraction
     assert "1 draw." in text(widget.similarity.heading.value)
     widget.again.click()
+    heading = text(widget.similarity.heading.value)
+    (neurons,) = random_subsets(512, fraction, [FIRST_SEED + 1])
+    x = widget.features["wide"]
+    assert float(re.search(r"newest draw ([\d.]+)", heading)[1]) == pytest.approx(
+        linear_cka(x[:, neurons], x), abs=6e-4
+    )
     widget.many.click()
     assert "52 draws, mean" in text(widget.similarity.heading.value)
     assert widget.similarity._bars.y.sum() == 52
@@ -260,19 +213,20 @@ def test_state_survives_running_the_cell_again(make):
 
 def test_other_choices_redraw_in_place(make):
     widget = make()
-    figure, chart = widget.accuracy.figure, widget.classes
-    widget.task.value = "digits"
-    widget.networks.value = ["mrl"]
-    assert widget.accuracy.figure is figure and len(chart._full.x) == 16
-    assert "16 of 20 that lose most" in chart.heading.value
+    figure = widget.accuracy.figure
+    widget.networks.value = ["mrl", "wide"]
+    assert widget.accuracy.figure is figure and len(widget.accuracy._points.y) == 2
     widget.networks.value = []
     assert widget.detail.value is None and text(widget.readout.value).startswith("network neurons")
+    widget.fraction.value, widget.delta.value = 1.0, 0.75
+    widget.again.click()
+    widget.networks.value = ["mrl"]
+    assert "mrl 512 of 512" in text(widget.readout.value)
 
 
 def test_names_are_escaped_and_without_features_cka_says_so(tables):
-    odd = dict(tables)
-    odd["networks"] = tables["networks"].assign(title="<b>odd</b> & co")
-    widget = explore.Explorer(explore.Readings(odd), lambda model, task: None, note="<i>note</i>")
+    odd = tables | {"networks": tables["networks"].assign(title="<b>odd</b> & co")}
+    widget = explore.Explorer(odd, lambda model, task: None, note="<i>note</i>")
     assert "&lt;b&gt;odd" in widget.readout.value and "<b>odd" not in widget.readout.value
     assert "no features of this network and task are stored" in widget.similarity.heading.value
 
@@ -280,114 +234,116 @@ def test_names_are_escaped_and_without_features_cka_says_so(tables):
 def test_tables_without_probes_are_refused(tables):
     empty = tables | {"probes": tables["probes"].iloc[:0], "cka": tables["cka"].iloc[:0]}
     with pytest.raises(ValueError, match="hold no probes of random subsets; run ./run_all.sh"):
-        explore.Explorer(explore.Readings(empty), lambda model, task: None)
+        explore.Explorer(empty, lambda model, task: None)
 
 
-# ---- the sliders of the notebooks
+# ---- the sliding curve
 
 
-class Folder:
-    folder, note = "results", "note"
-
-    @staticmethod
-    def nearest_delta(wanted):
-        return min((0.75, 0.8, 0.85, 0.9, 0.95, 1.0), key=lambda delta: abs(delta - wanted))
+@pytest.fixture
+def rows(tables):
+    rows = tables["probes"].query("selection == 'random'").merge(tables["networks"][["model", "width"]])
+    return rows.assign(share=rows.accuracy / 0.9, neurons=rows.n_neurons.astype(str) + " of " + rows.width.astype(str))
 
 
-FUNCTIONS = [f for _, f in inspect.getmembers(figures, inspect.isfunction)
-             if f.__module__ == figures.__name__ and not f.__name__.startswith("_")]  # fmt: skip
+ACCURACY = {"x": "fraction", "y": "accuracy", "hue": "dataset", "menu": "model"}
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-def test_every_stop_of_every_choice_has_numbers(function, tables):
-    widget = function(Folder, tables)
-    for _, choice in widget.choice.options:
-        widget.choice.value = choice
+def test_every_stop_of_every_choice_has_the_rows_mean_and_spread(rows):
+    widget = explore.curve(rows, **ACCURACY, columns={"share": ".1%", "neurons": ""}, log=True,
+                           labels={"accuracy": "test accuracy", "model": "network", "share": "kept"})  # fmt: skip
+    assert [control.description for control in widget.controls] == ["network", "fraction"]
+    expected = rows.groupby(["model", "dataset", "fraction"])
+    mean, std = expected.accuracy.mean(), expected.accuracy.std()
+    for _, model in widget.menu.options:
+        widget.menu.value = model
+        assert [x for _, x in widget.slider.options] == sorted(set(mean[model].index.get_level_values("fraction")))
         for _, x in widget.slider.options:
             widget.slider.value = x
-            assert widget.rows(), (choice, x)
-            assert "nan" not in text(widget.readout.value).lower()
+            assert list(widget.values().index) == ["cifar10", "digits"]
+            said = text(widget.readout.value)
+            assert said.startswith("test accuracy ± 1 std kept neurons")
+            for dataset in widget.values().index:
+                key = model, dataset, x
+                size = expected.neurons.first()[key]
+                assert f"{dataset} {mean[key]:.3f} ± {std[key]:.3f} {mean[key] / 0.9:.1%} {size}" in said
             assert widget.chart._cursor.x == pytest.approx([x, x])
+            assert widget.chart._points.y == pytest.approx(mean[model].xs(x, level="fraction").to_numpy())
 
 
-def number(widget, name):
-    return float(re.match(r"-?[\d.]+", next(iter(widget.rows()[name].values())))[0])
+def test_a_curve_without_the_stop_says_so_and_has_no_point(rows):
+    widget = explore.curve(rows, x="fraction", y="accuracy", hue="model", menu="dataset", start=0.05)
+    assert "ff8 not measured here" in text(widget.readout.value) and "ff8" not in widget.values().index
+    assert np.isnan(widget.chart._points.y[3]) and np.isfinite(widget.chart._points.y[:3]).all()
 
 
-def test_numbers_at_the_cursor_are_the_tables(tables):
-    probes = tables["probes"].groupby(["model", "dataset", "selection", "n_neurons"]).accuracy.mean()
-    widget = figures.prevalence(Folder, tables)
-    widget.slider.value = 0.05
-    assert number(widget, "cifar10") == pytest.approx(probes["wide", "cifar10", "random", 25], abs=6e-4)
-    assert widget.rows()["cifar10"]["neurons"] == "25 of 512"
-
-    widget = figures.random_subset_cka(Folder, tables)
-    widget.slider.value = 0.1
-    pairs = tables["cka"].query(
-        "model == 'mrl' and dataset == 'cifar10' and comparison == 'part_part' and fraction == .1"
-    )
-    assert number(widget, "mrl") == pytest.approx(pairs.cka.mean(), abs=6e-4)
-    assert "ff8" not in widget.rows()
-
-    widget = figures.architectures(Folder, tables)
-    widget.slider.value = 0.9
-    row = (
-        tables["redundancy"]
-        .query("model == 'mrl' and dataset == 'cifar10' and task == 'probe' and rule == 'first' and delta == .9")
-        .iloc[0]
-    )
-    assert widget.rows()["mrl"]["DR [95 %]"] == f"{row.dr:.3f} [{row.low:.2f}, {row.high:.2f}]"
-
-    widget = figures.width(Folder, tables)
-    assert widget.slider.value == 8 and [label for label, _ in widget.slider.options] == ["8", "512"]
-    redundancy = tables["redundancy"].query(
-        "model == 'ff8' and dataset == 'cifar10' and task == 'probe' and rule == 'first' and delta == .9"
-    )
-    assert number(widget, "delta 90 %") == pytest.approx(1 - redundancy.dr.item(), abs=6e-4)
-
-    widget = figures.matryoshka(Folder, tables)
-    widget.slider.value = 8
-    assert number(widget, "mrl, first k") == pytest.approx(probes["mrl", "cifar10", "first", 8], abs=6e-4)
-    assert number(widget, "ff, a layer of k") == pytest.approx(probes["ff8", "cifar10", "random", 8], abs=6e-4)
-
-    widget = figures.fairness(Folder, tables)
-    widget.slider.value = 0.1
-    row = tables["fairness"].query(
-        "model == 'mrl' and dataset == 'cifar10' and selection == 'random' and fraction == .1"
-    )
-    assert number(widget, "mrl") == pytest.approx(row.gini.item(), abs=6e-4)
-
-    widget = figures.components(Folder, tables)
-    widget.slider.value = 51
-    at = probes["wide", "cifar10"].xs(51, level="n_neurons")
-    assert number(widget, "PCA") == pytest.approx(at["pca"], abs=6e-4)
-    assert widget.rows()["PCA"]["lead"] == f"{100 * (at['pca'] - at['random']):+.1f} points"
+def test_a_slider_of_its_own_gives_each_curve_another_x(rows):
+    widget = explore.curve(rows, x="n_neurons", y="accuracy", hue="model", menu="dataset", slider="fraction", start=0.5)
+    assert widget.values().x.to_dict() == {"wide": 256, "robust": 256, "mrl": 256, "ff8": 4}
+    assert np.isnan(widget.chart._cursor.x).all() and widget.slider.options[-1] == ("100 %", 1.0)
 
 
-def test_sliders_remember_and_say_what_is_missing(tables):
-    widget = figures.prevalence(Folder, tables)
-    widget.choice.value, widget.slider.value = "mrl", 0.05
-    again = figures.prevalence(Folder, tables)
-    assert (again.choice.value, again.slider.value) == ("mrl", 0.05)
-    alone = tables | {"networks": tables["networks"].query("training == 'standard'")}
-    for function in (figures.width, figures.matryoshka):
-        assert "nothing for this slider" in function(Folder, alone).data
+def test_intervals_columns_of_spread_and_none(tables):
+    rows = tables["redundancy"].query("task == 'probe' and rule == 'first'")
+    common = dict(x="delta", y="dr", hue="model", menu="dataset", start=0.9)
+    widget = explore.curve(rows, **common, errorbar=("low", "high"), labels={"dr": "DR"})
+    row = rows.query("model == 'mrl' and dataset == 'cifar10' and delta == .9").iloc[0]
+    said = text(widget.readout.value)
+    assert said.startswith("DR [interval]") and f"mrl {row.dr:.3f} [{row.low:.2f}, {row.high:.2f}]" in said
+    assert widget.chart._bars.y[2] == pytest.approx([row.low, row.high])
+    stated = explore.curve(rows.assign(std=0.012), **common, errorbar="std")
+    assert f"mrl {row.dr:.3f} ± 0.012" in text(stated.readout.value)
+    for bare in (explore.curve(rows, **common), explore.curve(rows, **common, errorbar=None)):
+        assert text(bare.readout.value).startswith("dr &#9632; wide") and "±" not in text(bare.readout.value)
+
+
+def test_stops_axes_and_the_middle_to_start_from(rows):
+    sizes = (8, 51, 128, 256, 512)
+    wide = rows.query("model == 'wide'").assign(gini=lambda r: 3 * r.accuracy)
+    widget = explore.curve(wide, x="n_neurons", y="gini", hue="dataset", at=sizes, ylim=None, title="a <title>")
+    assert [label for label, _ in widget.slider.options] == ["51", "256", "512"] and widget.slider.value == 256
+    top = (wide.groupby(["dataset", "n_neurons"]).gini.agg(["mean", "std"])).sum(axis=1).max()
+    assert widget.chart._cursor.y == pytest.approx([0, 1.05 * top])
+    assert "a &lt;title&gt;" in widget.chart.heading.value and widget.menu is None
+
+
+def test_curves_remember_and_say_what_is_missing(rows):
+    first = explore.curve(rows, **ACCURACY)
+    first.menu.value, first.slider.value = "mrl", 0.05
+    again = explore.curve(rows, **ACCURACY)
+    assert (again.menu.value, again.slider.value) == ("mrl", 0.05)
+    assert explore.curve(rows, **ACCURACY, title="another").menu.value == "wide"
+    without = explore.curve(rows[rows.model != "mrl"], **ACCURACY)
+    assert without.menu.value == "wide" and without.slider.value == 0.05
+    assert "no rows for this slider" in explore.curve(rows.iloc[:0], **ACCURACY).data
+    with pytest.raises(ValueError, match="unknown column 'acuracy'.*accuracy"):
+        explore.curve(rows, **ACCURACY | {"y": "acuracy"})
+
+
+def test_a_palette_is_kept_and_equal_colours_differ_in_style(rows):
+    widget = explore.curve(rows, **ACCURACY, palette={"digits": (1.0, 0.0, 0.0)})
+    assert widget.chart._points.colors[1] == "#ff0000"
+    many = list(strokes([f"n{i}" for i in range(24)]).values())
+    assert len({(stroke.colour, stroke.style) for stroke in many}) == len({stroke.swatch for stroke in many}) == 24
 
 
 # ---- headless, and what is missing
 
 
-def test_without_a_person_the_table_is_shown_in_place_of_the_slider(make, tables, monkeypatch):
+def test_without_a_person_the_table_is_shown_in_place_of_the_slider(make, rows, monkeypatch):
     widget = make()
-    assert shown(widget) is widget
+    assert or_table(widget) is widget
     monkeypatch.setenv(HEADLESS, "1")
-    html = shown(widget).data
+    html = or_table(widget).data
     assert "run_all.sh --lab" in html and "fraction 20 %, delta 90 %" in html and widget.readout.value in html
-    assert "task cifar10, width 8" in figures.width(Folder, tables).data
+    html = explore.curve(rows, **ACCURACY, start=0.2).data
+    assert "model wide, fraction 20 %" in html and "dr-readout" in html
 
 
-def test_per_cent():
+def test_numbers_and_stops_as_people_write_them():
     assert [per_cent(f) for f in (0.2, 0.0005, 1, 0.015625)] == ["20 %", "0.05 %", "100 %", "1.562 %"]
+    assert [number(v) for v in (0.25, 12, np.int64(3), float("nan"), "a", None)] == ["0.250", "12", "3", "", "a", ""]
+    assert stops([1.0, 0.5]) == [("50 %", 0.5), ("100 %", 1.0)] and stops([512.0, 8.0])[0] == ("8", 8.0)
 
 
 class Half:
@@ -454,11 +410,11 @@ def test_form_measures_shows_and_keeps_the_answer_when_a_slip_is_made(own_files)
     table, panel = form.result.children
     row = form.answer.recommendation().iloc[0]
     assert f"{row.neurons:.0f} of 16" in text(table.value) and f"{row.accuracy:.3f}" in text(table.value)
-    assert isinstance(panel, explore.Explorer) and "fresh neurons" in panel.similarity.heading.value
+    assert isinstance(panel, explore.Explorer) and "newly drawn neurons" in panel.similarity.heading.value
     before = form.answer
     form.fields["features"].value = "nothing.npy"
     form.button.click()
-    assert "This did not work" in form.status.value and form.answer is before and not form.button.disabled
+    assert "Error:" in form.status.value and form.answer is before and not form.button.disabled
 
 
 def test_form_without_a_person_gives_the_table_or_the_error(own_files, monkeypatch):
@@ -472,6 +428,7 @@ def test_form_without_a_person_gives_the_table_or_the_error(own_files, monkeypat
 
 
 def test_form_keeps_an_object_until_its_field_is_changed(monkeypatch):
+    torch = pytest.importorskip("torch")
     given, module = [], torch.nn.Linear(2, 2)
 
     def load(**arguments):

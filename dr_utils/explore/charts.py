@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import bqplot as bq
@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from dr_utils.plots.style import PALETTE
+from dr_utils.plots.look import PALETTE
 
 COLOURS = [to_hex(colour) for colour in PALETTE]
-# Line style, and what a table shows in its colour; the next style begins where the colours begin again.
+# Line style, and what a table shows in its colour; each style is for one more curve of the same colour.
 STYLES = (("solid", "&#9632;"), ("dashed", "&#9633;"), ("dotted", "&#9670;"), ("dash_dotted", "&#9671;"))
 GREY = "#777777"  # seen on white and on black
 MARGIN = {"top": 12, "bottom": 44, "left": 56, "right": 16}
@@ -23,7 +23,7 @@ MOST_CLASSES = 16
 
 
 @dataclass(frozen=True)
-class Look:
+class Stroke:
     """Colour and line style of one curve, and `swatch`, the sign of both in a table (HTML)."""
 
     colour: str
@@ -31,13 +31,14 @@ class Look:
     swatch: str
 
 
-def looks(names: Sequence[str]) -> dict[str, Look]:
-    """Return a look for each name, in the order given."""
-    found = {}
+def strokes(names: Iterable[str], palette: Mapping[str, object] | None = None) -> dict[str, Stroke]:
+    """Return a stroke for each name: its colour in `palette`, else the palette's next one in the order given."""
+    names, drawn = list(names), []
     for i, name in enumerate(names):
-        colour, (style, sign) = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
-        found[name] = Look(colour, style, f"<span style='color:{colour}'>{sign}</span>")
-    return found
+        colour = to_hex(palette[name]) if palette and name in palette else COLOURS[i % len(COLOURS)]
+        style, sign = STYLES[sum(stroke.colour == colour for stroke in drawn) % len(STYLES)]
+        drawn.append(Stroke(colour, style, f"<span style='color:{colour}'>{sign}</span>"))
+    return dict(zip(names, drawn, strict=True))
 
 
 class Chart(widgets.VBox):
@@ -84,7 +85,7 @@ class Chart(widgets.VBox):
 class CurveChart(Chart):
     """Curves with bands, and on each a point that the slider moves."""
 
-    def show(self, curves: Mapping[str, pd.DataFrame], look: Mapping[str, Look]) -> None:
+    def show(self, curves: Mapping[str, pd.DataFrame], strokes: Mapping[str, Stroke]) -> None:
         """Draw other curves: columns x, mean, low, high, rising in x; low and high are NaN where not known."""
         nothing = pd.DataFrame({"x": [0.01, 1.0], "high": 1.0, "mean": 1.0})
         everything = pd.concat(curves.values()) if curves else nothing
@@ -92,12 +93,12 @@ class CurveChart(Chart):
         self._top = self.y.max if self.y.max is not None else 1.05 * everything[["mean", "high"]].max(axis=None)
         self._names, marks = list(curves), []
         for name, c in curves.items():
-            colour = look[name].colour
+            colour = strokes[name].colour
             if c["low"].notna().any():
                 marks.append(self.line(colour, colour, x=c["x"], y=[c["low"], c["high"]], opacities=[0.0, 0.0],
                                        fill="between", fill_colors=[colour], fill_opacities=[0.18, 0.18]))  # fmt: skip
-            marks.append(self.line(colour, x=c["x"], y=c["mean"], line_style=look[name].style))
-        colours = [look[name].colour for name in curves] or [GREY]
+            marks.append(self.line(colour, x=c["x"], y=c["mean"], line_style=strokes[name].style))
+        colours = [strokes[name].colour for name in curves] or [GREY]
         self._cursor = self.line(GREY, stroke_width=1)
         self._bars = self.line(*colours)
         self._levels = self.line(*colours, stroke_width=1.2, line_style="dashed")

@@ -1,31 +1,24 @@
-"""The explorer of notebook 00: fraction and delta on sliders, and at once what they mean for a network and a task."""
+"""The explorer of notebook 00: fraction and delta on sliders, and at once what they mean for a model and a dataset."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import ipywidgets as widgets
 import numpy as np
+import pandas as pd
 
-from dr_utils.explore import old_charts as charts
-from dr_utils.explore.draws import Draws
-from dr_utils.explore.readings import Point, Readings
-from dr_utils.explore.shown import per_cent, table
+from dr_utils.cka import part_whole
+from dr_utils.claims.curves import close
+from dr_utils.claims.view import View
+from dr_utils.explore.charts import ClassChart, CurveChart, DrawsChart, strokes
+from dr_utils.explore.readout import CONTROL, nearest, per_cent, remembered, selection, side_by_side, stops, table
+from dr_utils.redundancy import RULES
+from dr_utils.subsets import random_subsets
 
-# What was last chosen, by the results folder: a cell that is run again goes on from there.
-_CHOSEN: dict[str, dict] = {}
 MANY = 50  # draws at one press of the second button
-FIRST = {"fraction": 0.2, "delta": 0.9}
-
-
-def select(options, wanted, **settings) -> widgets.SelectionSlider:
-    """A slider over these numbers, at the one nearest to `wanted`."""
-    options = [(per_cent(value), value) for value in options]
-    value = min((value for _, value in options), key=lambda v: abs(v - wanted))
-    style = {"description_width": "7.5em"}
-    return widgets.SelectionSlider(options=options, value=value, style=style,
-                                   layout=widgets.Layout(width="auto", min_width="300px"), **settings)  # fmt: skip
+FIRST_SEED = 1001  # apart from the seeds of profiles, so that a new draw is not one that the tables hold
 
 
 class Explorer(widgets.VBox):
@@ -33,182 +26,187 @@ class Explorer(widgets.VBox):
 
     Parameters
     ----------
-    readings : Readings
+    tables : dict of DataFrame
+        As `dr_utils.study.Study.run` returns them.
     matrix : callable
-        (network, task) -> Q [D, D] for fresh draws, or None where there is none.
+        (model, dataset) -> Q [D, D] for new draws, from `dr_utils.cka.CKAStatistics.matrix`; None where there is none.
     key : str
-        Under which the choices are remembered, such as the results folder.
+        The choices are remembered under it; for example the results folder.
     note : str
-        Whose numbers these are; shown below.
+        The source of the numbers; shown below.
 
     Raises
     ------
     ValueError
-        The tables hold no probes.
+        The tables hold no probes of random subsets.
     """
 
-    def __init__(self, readings: Readings, matrix: Callable[[str, str], np.ndarray | None], *, key: str = "", note=""):
-        self.readings, self._matrix, self._draws = readings, matrix, {}
-        self._memory = _CHOSEN.setdefault(key, {})
-        networks, tasks = readings.networks, readings.tasks
+    def __init__(
+        self,
+        tables: dict[str, pd.DataFrame],
+        matrix: Callable[[str, str], np.ndarray | None],
+        *,
+        key: str = "",
+        note: str = "",
+    ):
+        self.view, self._matrix, self._memory = View(tables), matrix, remembered("explorer", key)
+        self._q: dict[tuple[str, str], np.ndarray | None] = {}
+        self._draws: dict[tuple[str, str, int], list[float]] = {}
+        self._gini = self.view.fairness_curves("random")
+        tasks = {self.view.task_title(name): name for name in self.view.datasets()}
+        networks = {
+            self.view.title(name): name
+            for name in self.view.models()
+            if any(self._curve(name, task) is not None for task in tasks.values())
+        }
         if not networks:
             raise ValueError(
                 "the tables hold no probes of random subsets; run ./run_all.sh (or Study(...).run()) first."
             )
-        self._titles = {name: title for title, name in networks.items()}
-        chosen = [n for n in self._memory.get("networks", []) if n in self._titles] or list(networks.values())[:1]
-        wide = {"description_width": "7.5em"}
+        chosen = [name for name in self._memory.get("networks", []) if name in networks.values()]
         self.networks = widgets.SelectMultiple(
-            options=list(networks.items()), value=chosen, description="networks", rows=min(7, len(networks)),
-            tooltip="Ctrl or Shift selects several", style=wide, layout=widgets.Layout(width="auto", min_width="300px"),
+            options=list(networks.items()), value=chosen or list(networks.values())[:1], description="networks",
+            rows=min(7, len(networks)), tooltip="Ctrl or Shift selects several", **CONTROL,
         )  # fmt: skip
         task = self._memory.get("task")
         self.task = widgets.Dropdown(
-            options=list(tasks.items()), description="task", style=wide, layout=widgets.Layout(width="auto"),
-            value=task if task in tasks.values() else next(iter(tasks.values())),
+            options=list(tasks.items()), value=task if task in tasks.values() else next(iter(tasks.values())),
+            description="task", **CONTROL,
         )  # fmt: skip
-        self.detail = widgets.Dropdown(description="details of", style=wide, layout=widgets.Layout(width="auto"))
-        self.fraction = select(
-            self._fractions(), self._memory.get("fraction", FIRST["fraction"]), description="fraction"
-        )
-        self.delta = select(readings.deltas, self._memory.get("delta", FIRST["delta"]), description="delta")
+        self.detail = widgets.Dropdown(description="show details for", **CONTROL)
+        self.fraction = selection([("100 %", 1.0)], 1.0, "fraction")
+        deltas = stops(set(tables["redundancy"]["delta"].round(9)))
+        self.delta = selection(deltas, self._memory.get("delta", 0.9), "delta")
         self.again = widgets.Button(description="draw again", icon="dice", tooltip="one more random subset")
         self.many = widgets.Button(description=f"draw {MANY}", tooltip=f"{MANY} more random subsets")
-        self.readout = widgets.HTML()
-        self.accuracy = charts.CurveChart("fraction of the layer's neurons", "test accuracy", log=True)
-        self.similarity = charts.DrawsChart()
-        self.classes = charts.ClassChart()
-        self._compose(note)
-        self._choose_networks()
-        self.networks.observe(lambda _: self._choose_networks(), "value")
-        self.task.observe(lambda _: self._choose_networks(), "value")
-        self.detail.observe(lambda _: self._details(), "value")
-        self.fraction.observe(lambda _: self._move(), "value")
-        self.delta.observe(lambda _: self._move(), "value")
+        self.controls, self.readout = [self.fraction, self.delta], widgets.HTML()
+        self.accuracy = CurveChart("fraction of the layer's neurons", "test accuracy", log=True)
+        self.similarity, self.classes = DrawsChart(), ClassChart()
+        self.similarity.children = [*self.similarity.children, widgets.HBox([self.again, self.many])]
+        left = widgets.VBox([self.networks, self.task, self.detail], layout=widgets.Layout(flex="1 1 320px"))
+        right = widgets.VBox(self.controls, layout=widgets.Layout(flex="2 1 420px"))
+        charts = side_by_side(self.accuracy, self.similarity, self.classes)
+        whose = widgets.HTML(f"<small>{html.escape(note)}</small>")
+        super().__init__([side_by_side(left, right), self.readout, charts, whose])
+        self._choose(self._memory.get("fraction", 0.2))
+        for control, react in (
+            (self.networks, self._choose), (self.task, self._choose), (self.detail, self._move),
+            (self.fraction, self._move), (self.delta, self._move),
+        ):  # fmt: skip
+            control.observe(lambda _, react=react: react(), "value")
         self.again.on_click(lambda _: self._draw(1))
         self.many.on_click(lambda _: self._draw(MANY))
 
-    def _compose(self, note: str) -> None:
-        self.similarity.children = [*self.similarity.children, widgets.HBox([self.again, self.many])]
-        left = widgets.VBox([self.networks, self.task, self.detail], layout=widgets.Layout(flex="1 1 320px"))
-        right = widgets.VBox([self.fraction, self.delta], layout=widgets.Layout(flex="2 1 420px"))
-        row = widgets.Layout(display="flex", flex_flow="row wrap", width="100%")
-        rows = [widgets.Box([left, right], layout=row), self.readout]
-        rows.append(widgets.Box([self.accuracy, self.similarity, self.classes], layout=row))
-        super().__init__([*rows, widgets.HTML(f"<small>{html.escape(note)}</small>")])
+    def _curve(self, model: str, task: str) -> pd.DataFrame | None:
+        """Accuracy of random subsets by fraction: x, mean, low, high, n_neurons; None without the whole layer's."""
+        curve = self.view.accuracy(model, task)
+        if curve is None or curve.at(1.0) is None:
+            return None
+        x = np.round(curve.fractions, 9)  # read from CSV, fractions may miss each other by rounding
+        bands = {"low": curve.mean - curve.std, "high": curve.mean + curve.std}
+        return pd.DataFrame({"x": x, "mean": curve.mean, **bands, "n_neurons": curve.n_neurons}, index=x)
 
-    # ---- what is chosen
-
-    def _fractions(self) -> list[float]:
-        return self.readings.fractions(self.networks.value, self.task.value) or [1.0]
-
-    def _choose_networks(self) -> None:
-        """Other curves: of the networks that were measured on this task."""
-        shown = [m for m in self.networks.value if self.readings.curve(m, self.task.value)]
-        colour = charts.colours([self._titles[m] for m in shown])
-        series = {self._titles[m]: charts.Series.of(self.readings.curve(m, self.task.value)) for m in shown}
-        self._shown = shown
-        self.accuracy.show(series, colour, levels=True)
-        self._colour = colour
-        wanted = self.detail.value if self.detail.value in shown else next(iter(shown), None)
+    def _choose(self, fraction: float | None = None) -> None:
+        """Draw the curves of the chosen networks, as far as they were measured on the task."""
+        found = {model: self._curve(model, self.task.value) for model in self.networks.value}
+        self._curves = {model: curve for model, curve in found.items() if curve is not None}
+        self._strokes = strokes(self._curves)
+        self.accuracy.show(self._curves, self._strokes)
+        measured = [(self.view.title(model), model) for model in self._curves]
+        kept = self.detail.value if self.detail.value in self._curves else next(iter(self._curves), None)
+        wanted = self.fraction.value if fraction is None else fraction
+        options = stops({x for curve in self._curves.values() for x in curve.index} or {1.0})
         with self.hold_trait_notifications():
-            self.detail.options = [(self._titles[m], m) for m in shown]
-            self.detail.value = wanted
-        self._set_fractions()
-        self._details()
-
-    def _set_fractions(self) -> None:
-        wanted, options = self.fraction.value, self._fractions()
-        if [value for _, value in self.fraction.options] != options:
-            self.fraction.options = [(per_cent(value), value) for value in options]
-            self.fraction.value = min(options, key=lambda value: abs(value - wanted))
-
-    def points(self) -> Mapping[str, Point]:
-        """What the readout says, by network."""
-        found = {m: self.readings.point(m, self.task.value, self.fraction.value, self.delta.value) for m in self._shown}
-        return {m: point for m, point in found.items() if point}
-
-    # ---- what a move changes
-
-    def _move(self) -> None:
-        self._memory.update(networks=list(self.networks.value), task=self.task.value, fraction=self.fraction.value,
-                            delta=self.delta.value)  # fmt: skip
-        points = self.points()
-        levels = {
-            self._titles[m]: (self.delta.value * p.full, 1 - p.redundancy["first"][0])
-            for m, p in points.items() if "first" in p.redundancy
-        }  # fmt: skip
-        self.accuracy.move(self.fraction.value, levels)
-        self.accuracy.head(
-            f"<b>Accuracy</b> of random subsets, mean over seeds ± 1 std. Dashed: {per_cent(self.delta.value)} of the "
-            "full layer's; dotted: the smallest fraction that reaches it."
-        )
-        self.readout.value = self._table(points)
-        self._part()
-
-    def _details(self) -> None:
+            self.detail.options, self.detail.value = measured, kept
+        if list(self.fraction.options) != options:
+            self.fraction.options = options
+            self.fraction.value = nearest(options, wanted)
         self._move()
 
-    def _table(self, points: Mapping[str, Point]) -> str:
-        cells = []
-        for model, p in points.items():
-            swatch = f"<span style='color:{self._colour[self._titles[model]]}'>&#9632;</span>"
-            measured = "not measured at this fraction"
-            if p.accuracy is not None:
-                spread = "" if p.spread is None else f" ± {p.spread:.3f}"
-                measured = f"<b>{p.accuracy:.3f}</b>{spread}"
-            kept = "" if p.kept is None else per_cent(round(p.kept, 3))
-            rules = [
-                "" if rule not in p.redundancy else "<b>{:.3f}</b> [{:.2f}, {:.2f}]".format(*p.redundancy[rule])
-                for rule in ("first", "nearest")
-            ]
-            neurons = f"{p.n_neurons or '–'} of {p.width}"
-            title = f"{swatch} {html.escape(self._titles[model])}"
-            cells.append([title, neurons, measured, f"{p.full:.3f}", kept, *rules])
-        head = ["network", "neurons", "accuracy", "full layer", "kept", "DR, first", "DR, nearest"]
-        return table(head, cells)
-
-    def _part(self) -> None:
-        """The two charts of one network."""
-        model, task, fraction = self.detail.value, self.task.value, self.fraction.value
-        if model is None:
+    def _move(self) -> None:
+        """Show everything at another fraction or delta."""
+        fraction, delta = self.fraction.value, self.delta.value
+        self._memory.update(networks=self.networks.value, task=self.task.value, fraction=fraction, delta=delta)
+        levels, rows = {}, []
+        for model, curve in self._curves.items():
+            full, width = curve.loc[1.0, "mean"], int(curve.loc[1.0, "n_neurons"])
+            neurons, accuracy, kept = "–", "not measured at this fraction", ""
+            if fraction in curve.index:
+                point = curve.loc[fraction]
+                spread = point["high"] - point["mean"]
+                neurons, kept = f"{point['n_neurons']:.0f}", per_cent(round(point["mean"] / full, 3))
+                accuracy = f"<b>{point['mean']:.3f}</b>" + ("" if np.isnan(spread) else f" ± {spread:.3f}")
+            dr = {rule: self.view.redundancy(model, self.task.value, delta, rule=rule) for rule in RULES}
+            if dr["first"]:
+                levels[model] = delta * full, 1 - dr["first"][0]
+            rules = ["<b>{:.3f}</b> [{:.2f}, {:.2f}]".format(*dr[rule]) if dr[rule] else "" for rule in RULES]
+            name = f"{self._strokes[model].swatch} {html.escape(self.view.title(model))}"
+            rows.append([name, f"{neurons} of {width}", accuracy, f"{full:.3f}", kept, *rules])
+        head = ["network", "neurons", "accuracy", "full layer", "kept", *(f"DR, {rule}" for rule in RULES)]
+        self.readout.value = table(head, rows)
+        if not self._curves:
             return
-        classes = self.readings.classes(model, task, fraction)
-        title = html.escape(self._titles[model])
-        if classes is None:
-            self.classes.head(f"<b>Classes</b>, {title}: not measured at this fraction.")
-        else:
-            n = self.classes.show(classes)
-            part, full = self.readings.gini(model, task, fraction), self.readings.gini(model, task, 1.0)
-            many = "" if n == len(classes) else f" The {n} of {len(classes)} that lose most."
-            numbers = "" if part is None or full is None else f" Gini {part:.3f} against {full:.3f} of the full layer."
-            self.classes.head(
-                f"<b>Classes</b>, {title}: diamonds, a subset of {per_cent(fraction)}; bars, the full layer."
-                f"{numbers}{many}"
-            )
+        at = pd.concat(self._curves).xs(fraction, level=1)
+        self.accuracy.move(at, fraction, pd.DataFrame.from_dict(levels, "index", columns=["height", "x"]))
+        self.accuracy.head(
+            f"<b>Accuracy</b> of random subsets, mean over seeds ± 1 std. Dashed: {per_cent(delta)} of the full "
+            "layer's; dotted: the smallest fraction that reaches it."
+        )
+        self._compare_classes()
         self._draw(0)
 
+    def _compare_classes(self) -> None:
+        model, task, fraction = self.detail.value, self.task.value, self.fraction.value
+        title = html.escape(self.view.title(model))
+        part, full = (self.view.per_class(model, task, share) for share in (fraction, 1.0))
+        if part is None or full is None:
+            self.classes.head(f"<b>Classes</b>, {title}: not measured at this fraction.")
+            return
+        classes = pd.DataFrame({"part": part.mean(), "full": full.mean()}).dropna()
+        shown = self.classes.show(classes)
+        text = f"<b>Classes</b>, {title}: diamonds, a subset of {per_cent(fraction)}; bars, the full layer."
+        rows = self._gini.get((model, task))
+        gini = [] if rows is None else [rows.loc[close(rows["fraction"], f), "gini"].squeeze() for f in (fraction, 1.0)]
+        if all(isinstance(value, float) for value in gini) and gini:
+            text += f" Gini {gini[0]:.3f}, full layer {gini[1]:.3f}."
+        if shown < len(classes):
+            text += f" The {shown} of {len(classes)} classes that lose most."
+        self.classes.head(text)
+
     def _draw(self, times: int) -> None:
-        model, task = self.detail.value, self.task.value
-        draws, point = self._draws_of(model, task), self.points().get(model)
-        if draws is None or point is None or point.n_neurons is None:
+        """Draw so many further random subsets, at least one at each size, and show the CKA of all drawn so far.
+
+        Draw i of a size has seed ``FIRST_SEED + i``, so that a reader can draw the same one again.
+        """
+        key = model, task = self.detail.value, self.task.value
+        if key not in self._q:
+            self._q[key] = self._matrix(model, task)
+        q, curve = self._q[key], self._curves[model]
+        if q is None or self.fraction.value not in curve.index:
             self.similarity.head("<b>CKA</b>: no features of this network and task are stored.")
             return
-        k = point.n_neurons
-        values = draws.draw(k, times or (0 if draws.past.get(k) else 1))
-        expected, newest = draws.expected(k), values[-1]
-        self.similarity.show(values, expected, newest)
-        finite = np.asarray(values)[np.isfinite(values)]
-        many = f"draws, mean {finite.mean():.3f} ± {finite.std(ddof=1):.3f}" if len(finite) > 1 else "draw"
+        k = int(curve.loc[self.fraction.value, "n_neurons"])
+        draws = self._draws.setdefault((*key, k), [])
+        seeds = range(FIRST_SEED + len(draws), FIRST_SEED + len(draws) + (times or not draws))
+        draws.extend(part_whole(q, random_subsets(len(q), k / len(q), seeds)))
+        expected = expected_cka(q, k)
+        self.similarity.show(draws, expected, draws[-1])
+        known = np.asarray(draws)[np.isfinite(draws)]
+        many = f"draws, mean {known.mean():.3f} ± {known.std(ddof=1):.3f}" if len(known) > 1 else "draw"
         self.similarity.head(
-            f"<b>CKA with the whole layer</b>, {html.escape(self._titles[model])}, {k} fresh neurons: newest draw "
-            f"<b>{newest:.3f}</b> (solid), expected {expected:.3f} (dashed); {len(values)} {many}."
+            f"<b>CKA with the whole layer</b>, {html.escape(self.view.title(model))}, {k} newly drawn neurons: newest "
+            f"draw <b>{draws[-1]:.3f}</b> (solid), expected {expected:.3f} (dashed); {len(draws)} {many}."
         )
 
-    def _draws_of(self, model: str | None, task: str) -> Draws | None:
-        if model is None:
-            return None
-        if (model, task) not in self._draws:
-            q = self._matrix(model, task)
-            self._draws[model, task] = None if q is None else Draws(q)
-        return self._draws[model, task]
+
+def expected_cka(q: np.ndarray, k: int) -> float:
+    """Return the CKA with the whole layer expected for a random subset of k of the D neurons, to first order.
+
+    With a the subset's mask and 1 the whole layer's, CKA is a'Q1 / sqrt(a'Qa * 1'Q1). Over all subsets a'Q1 is k/D of
+    Q's sum on average, and a'Qa is k/D of its trace and k(k-1) / (D(D-1)) of the rest; these means replace the two
+    random numbers. Exact at k = D; elsewhere it leaves out what the spread of a'Qa adds. NaN for a silent layer.
+    """
+    d, total, trace = len(q), float(q.sum()), float(np.trace(q))
+    one, two = k / d, k * (k - 1) / (d * (d - 1)) if d > 1 else 1.0
+    size = one * trace + two * (total - trace)
+    return float(one * total / np.sqrt(size * total)) if size > 0 and total > 0 else float("nan")

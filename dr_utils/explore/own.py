@@ -13,8 +13,7 @@ from IPython.display import HTML
 from dr_utils.cka import CKAStatistics
 from dr_utils.datasets import DataWarning
 from dr_utils.explore.explorer import Explorer
-from dr_utils.explore.readings import Readings
-from dr_utils.explore.shown import headless, per_cent, table
+from dr_utils.explore.readout import headless, per_cent, table
 from dr_utils.own import Answer, Source, load
 
 FIELDS = {
@@ -39,7 +38,7 @@ def recommendation_table(answer: Answer) -> str:
             f"{r.accuracy:.3f}{spread}", f"{r.full:.3f}", per_cent(round(r.kept, 3)), per_cent(round(r.saved, 3)),
             f"{r.kilobytes:,} of {r.kilobytes_full:,}", f"{r.parameters:,} of {r.parameters_full:,}",
         ])  # fmt: skip
-    return table(head, rows).replace("dr-readout", "dr-recommendation")
+    return table(head, rows, name="dr-recommendation")
 
 
 class OwnForm(widgets.VBox):
@@ -77,7 +76,7 @@ class OwnForm(widgets.VBox):
                                layout=wide, continuous_update=False)
             for name, hint in FIELDS.items()
         }  # fmt: skip
-        # An object, such as an nn.Module, is no text: it stays as it was given until the field is changed.
+        # An object, such as an nn.Module, is not text: it is kept as given until its field is changed.
         self._objects = {n: (str(v), v) for n, v in given.items() if v is not None and not isinstance(v, str)}
         self.button = widgets.Button(description="measure", button_style="primary", icon="play")
         self.status, self.result = widgets.HTML(), widgets.VBox()
@@ -104,7 +103,7 @@ class OwnForm(widgets.VBox):
                     warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
             self.answer = self.source.answer(**self._measuring, device=self._options.get("device", "auto"))
         except (ValueError, RuntimeError, OSError) as error:
-            self.status.value, self.error = f"<b>This did not work:</b> {html.escape(str(error))}", error
+            self.status.value, self.error = f"<b>Error:</b> {html.escape(str(error))}", error
             return
         finally:
             self.button.disabled = False
@@ -121,7 +120,7 @@ class OwnForm(widgets.VBox):
         x = self.source.test.x
         q = CKAStatistics(x.shape[1], estimators=("biased",)).update(x).matrix()
         key = f"own {self.answer.network} {self.answer.task}"
-        return Explorer(Readings(self.answer.tables), lambda *_: q, key=key)
+        return Explorer(self.answer.tables, lambda *_: q, key=key)
 
 
 def own_form(given: Mapping[str, object], options: Mapping[str, object], **measuring):

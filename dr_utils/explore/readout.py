@@ -13,6 +13,14 @@ HEADLESS = "DR_HEADLESS"  # set where notebooks are executed without a person
 CONTROL = {"style": {"description_width": "7.5em"}, "layout": {"width": "auto", "min_width": "300px"}}
 
 
+_CHOSEN: dict[tuple, dict] = {}
+
+
+def remembered(*key) -> dict:
+    """Return the choices last made under this key, to be read and updated: a cell run again goes on from there."""
+    return _CHOSEN.setdefault(key, {})
+
+
 def per_cent(share: float) -> str:
     """Return a share as people say it: 0.2 is "20 %"."""
     return f"{100 * share:.4g} %"

@@ -12,11 +12,18 @@ from IPython.display import HTML
 from pandas.api.types import is_float_dtype
 
 from dr_utils.checks import unknown
-from dr_utils.explore.charts import CurveChart, looks
-from dr_utils.explore.readout import CONTROL, nearest, number, or_table, selection, side_by_side, stops, table
-
-# What was last chosen, by what the curve shows: a cell that is run again goes on from there.
-_CHOSEN: dict[tuple, dict] = {}
+from dr_utils.explore.charts import CurveChart, strokes
+from dr_utils.explore.readout import (
+    CONTROL,
+    nearest,
+    number,
+    or_table,
+    remembered,
+    selection,
+    side_by_side,
+    stops,
+    table,
+)
 
 
 def curve(
@@ -34,6 +41,7 @@ def curve(
     labels: Mapping[str, str] | None = None,
     log: bool = False,
     ylim: tuple[float, float] | None = (0, 1),
+    palette: Mapping[str, object] | None = None,
     title: str = "",
     note: str = "",
 ):
@@ -46,7 +54,7 @@ def curve(
     x, y : str
         Columns of numbers: the axes. The x axis is logarithmic with ``log=True``; `ylim` None fits the values.
     hue : str
-        Column that names the curves. Colours follow the order in which names appear.
+        Column that names the curves. Without a `palette` of colours by name, they follow the order of the rows.
     menu : str, optional
         Column whose values can be chosen from a menu, such as the model; each shows its own rows.
     slider : str, optional
@@ -123,7 +131,8 @@ def curve(
         interval=isinstance(errorbar, tuple),
         at=at,
         start=start,
-        memory=_CHOSEN.setdefault((x, y, hue, menu, slider, title, note), {}),
+        palette=palette,
+        memory=remembered(x, y, hue, menu, slider, title, note),
     )
     widget.chart.head(f"<b>{html.escape(title)}</b>" if title else "")
     widget.children = [*widget.children, widgets.HTML(f"<small>{html.escape(note)}</small>")]
@@ -135,11 +144,12 @@ class SlidingCurve(widgets.VBox):
 
     def __init__(
         self, points: pd.DataFrame, extra: pd.DataFrame, chart: CurveChart, *, words: Mapping[str, str | None],
-        interval: bool, at: Sequence[float] | None, start: float | None, memory: dict,
+        interval: bool, at: Sequence[float] | None, start: float | None,
+        palette: Mapping[str, object] | None, memory: dict,
     ):  # fmt: skip
         self._points, self._extra, self.chart, self._memory = points, extra, chart, memory
         self._interval, self._value, self._at = interval, words["value"], at
-        self._looks = looks(points.index.unique("hue"))
+        self._strokes = strokes(points.index.unique("hue"), palette)
         choices = list(points.index.unique("menu"))
         self.menu = None
         if words["menu"]:
@@ -176,7 +186,7 @@ class SlidingCurve(widgets.VBox):
     def _choose(self) -> None:
         shown = self.shown
         curves = {name: shown.xs(name).sort_values("x") for name in shown.index.unique("hue")}
-        self.chart.show(curves, self._looks)
+        self.chart.show(curves, self._strokes)
         options, wanted = self._stops(), self.slider.value
         if list(self.slider.options) != options:
             self.slider.options = options
@@ -188,7 +198,7 @@ class SlidingCurve(widgets.VBox):
         self._memory.update(menu=menu, at=at)
         # A cursor where all points are above each other; with a slider of its own, each curve has another x.
         self.chart.move(found, at if np.allclose(found["x"], at) else None)
-        spread = "" if found["low"].isna().all() else ", interval" if self._interval else " ± 1 std"
+        spread = "" if found["low"].isna().all() else " [interval]" if self._interval else " ± 1 std"
         rows = []
         # Every curve has its row, measured here or not: the table is the chart's legend.
         for name in self.shown.index.unique("hue"):
@@ -196,7 +206,7 @@ class SlidingCurve(widgets.VBox):
             if name in found.index:
                 cells = [self._cell(found.loc[name]), *self._extra.loc[menu, name, at]]
             cells += [""] * (1 + self._extra.shape[1] - len(cells))
-            rows.append([f"{self._looks[name].swatch} {html.escape(str(name))}", *map(html.escape, cells)])
+            rows.append([f"{self._strokes[name].swatch} {html.escape(str(name))}", *map(html.escape, cells)])
         self.readout.value = table(["", *map(html.escape, [self._value + spread, *self._extra.columns])], rows)
 
     def _cell(self, point: pd.Series) -> str:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, Flowers102, ImageFolder, Oxf
 from torchvision.datasets.folder import default_loader
 
 from dr_utils import datasets, fetch, store
-from dr_utils.datasets import archives, identity, load_dataset
+from dr_utils.datasets import archives, folders, identity, load_dataset
 from dr_utils.datasets.decode import LazyImages, read_ahead
 from dr_utils.datasets.task import draw, take
 from dr_utils.features import extract
@@ -180,6 +181,11 @@ def test_names_of_classes_are_those_of_the_libraries():
     for name in TASKS:
         assert cards[name].name == name and cards[name].title and cards[name].source and cards[name].licence
         assert set(datasets._SOURCES[name].needs) == set(cards[name].splits)
+
+
+def test_the_list_of_imagenets_classes_is_found_in_other_releases_of_timm(monkeypatch, tmp_path):
+    monkeypatch.setattr(folders, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[tmp_path]))
+    assert folders.wordnet_ids() == WNIDS
 
 
 # ---------------------------------------------------------------- subsets and digests

@@ -145,14 +145,10 @@ def _checked(name: str, split: str, size: int | None, seed: int) -> tuple[Source
         if not isinstance(size, Integral) or isinstance(size, bool):
             raise ValueError(f"size must be a whole number of images, or None for all; got {size!r}.")
         if size < card.n_classes:
-            raise ValueError(
-                f"fewer samples than classes: {size} asked for, but {name} has {card.n_classes} classes; "
-                f"take at least {card.n_classes}."
-            )
+            raise ValueError(f"fewer samples than classes: {size} asked for, but {name} has {card.n_classes} classes.")
         if size > card.splits[split]:
             raise ValueError(
-                f"{size} samples asked for, but the {split} split of {name} holds {card.splits[split]}; "
-                "take at most that many, or None for all."
+                f"{size} samples asked for, but the {split} split of {name} holds {card.splits[split]}; None takes all."
             )
     if not isinstance(seed, Integral) or seed < 0:
         raise ValueError(f"seed must be an integer, not negative; got {seed!r}.")

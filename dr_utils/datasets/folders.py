@@ -25,14 +25,19 @@ _WHOLE_BYTES = 1 << 20  # a listed file up to this size, such as one of labels, 
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is no data, but something that systems leave behind."""
+    """Whether a file or folder of this name is one that operating systems leave behind."""
     return name.startswith(".") or name.lower() in HIDDEN
 
 
 def wordnet_ids() -> tuple[str, ...]:
     """Return ImageNet-1k's classes as timm lists them: WordNet ids, sorted, which is the order of networks' outputs."""
     folder = find_spec("timm").submodule_search_locations[0]  # imports nothing: timm takes seconds, and torch
-    names = (Path(folder) / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
+    try:
+        names = (Path(folder) / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
+    except OSError:  # a release that keeps the list elsewhere
+        from timm.data import ImageNetInfo
+
+        names = ImageNetInfo().label_names()
     assert store.sha256_of("\n".join(names).encode()) == _WNIDS, "timm's list of ImageNet's classes has changed"
     return tuple(names)
 

@@ -140,17 +140,12 @@ def _list_dataset(folder: Path, split: str) -> Listing:
 def _columns(features: dict, folder: Path) -> tuple[str, str]:
     """Return the names of the column of pictures and of the one of labels."""
     kinds = {name: kind if isinstance(kind, dict) else {} for name, kind in features.items()}
-    whole = ("string", "large_string", "bool", "int", "uint")
-    images, labels, values = (
-        [name for name, kind in kinds.items() if fits(name, kind)]
-        for fits in (
-            lambda _, kind: kind.get("_type") == "Image",
-            lambda _, kind: kind.get("_type") == "ClassLabel",
-            lambda name, kind: name in LABEL_COLUMNS and str(kind.get("dtype")).startswith(whole),
-        )
-    )
-    labels = labels or values
-    labels = ["label"] if "label" in labels else labels
+    images, labels = ([n for n, kind in kinds.items() if kind.get("_type") == t] for t in ("Image", "ClassLabel"))
+    if not labels:
+        whole = ("string", "large_string", "bool", "int", "uint")
+        labels = [n for n in LABEL_COLUMNS if str(kinds.get(n, {}).get("dtype")).startswith(whole)]
+    if "label" in labels:
+        labels = ["label"]
     if len(images) == 1 and len(labels) == 1:
         return images[0], labels[0]
     found = ", ".join(f"{name} ({kind.get('dtype') or kind.get('_type', 'nested')})" for name, kind in kinds.items())

@@ -44,7 +44,7 @@ def open_images(
         - A folder of class folders, which is split here.
         - A folder that `datasets.save_to_disk` of Hugging Face wrote, with an Image column and labels.
     test_share : float
-        Share of the pictures that become test, in (0, 1), where there is no split.
+        Share of the pictures that become test, in (0, 1), if they are split here.
     seed : int
         Fixes the split, and which pictures are drawn.
     limit : int, optional

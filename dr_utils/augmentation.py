@@ -1,20 +1,27 @@
-"""Train images changed at random, each in its own way, in whole batches on any device (Appendix B of the paper)."""
+"""Train images changed at random, each in its own way, in whole batches on any device (Appendix B of the paper).
+
+The transforms of torchvision draw one set of numbers for a whole batch. Here every image has its own, and the same ones
+whatever the size of the batch. The changes themselves are torchvision's, as the tests show.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from dr_utils.checks import unknown
 
+if TYPE_CHECKING:
+    import torch
+
 # ITU-R 601-2, as torchvision and PIL weigh the channels.
 _LUMA = (0.2989, 0.587, 0.114)
-_ORDERS = list(permutations(range(3)))
+_ORDERS = np.array(list(permutations(range(3))))
+_DRAWS = 7  # uniform numbers per image: flip, three factors, their order, angle, crop
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,14 @@ class Recipe:
 RECIPES = {"paper": Recipe(), "published": Recipe(crop=True)}
 
 
+@dataclass(frozen=True)
 class Augmentation:
-    """One augmented view of n images: what happens to image i depends on (seed, view, i) and on nothing else.
+    """One augmented view of a set of images: what happens to image i depends on (seed, view, i) and on nothing else.
 
-    Parameters
+    Attributes
     ----------
-    recipe : {"paper", "published"}
-    n : int
-        How many images there are.
+    name : {"paper", "published"}
+        Of the recipe.
     view : int
         0, 1, ...: the epoch, or the number of the cached view.
     seed : int
@@ -63,37 +70,62 @@ class Augmentation:
         Unknown recipe, or a negative view.
     """
 
-    def __init__(self, recipe: str, n: int, view: int, seed: int = 0):
-        if recipe not in RECIPES:
-            raise unknown("augmentation", recipe, RECIPES)
-        if view < 0 or n < 1:
-            raise ValueError(f"an augmented view needs images and a number from 0; got n = {n}, view = {view}.")
-        self.name, self.recipe, self.view, self.seed = recipe, RECIPES[recipe], int(view), int(seed)
-        # Drawn for all images at once, so that batches of any size see the same.
-        rng = np.random.default_rng([self.seed, self.view])
-        r = self.recipe
-        self._flip = torch.from_numpy(rng.random(n) < r.flip)
-        strengths = np.array([r.brightness, r.contrast, r.saturation])
-        self._factors = torch.from_numpy((1 + strengths * rng.uniform(-1, 1, (n, 3))).astype(np.float32))
-        self._orders = rng.integers(len(_ORDERS), size=n)
-        self._angles = torch.from_numpy(np.radians(rng.uniform(-r.degrees, r.degrees, n)).astype(np.float32))
-        self._crops = rng.integers(2**63, size=n)
+    name: str
+    view: int
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.name not in RECIPES:
+            raise unknown("augmentation", self.name, RECIPES)
+        if self.view < 0:
+            raise ValueError(f"augmented views are numbered from 0; got view = {self.view}.")
+
+    @property
+    def recipe(self) -> Recipe:
+        """What may happen to an image."""
+        return RECIPES[self.name]
 
     @property
     def identity(self) -> dict:
-        """What decides the view, fit for JSON: part of the address of its features."""
+        """What decides the view, fit for JSON: part of the key of its features."""
         return {"recipe": self.name, **asdict(self.recipe), "view": self.view, "seed": self.seed}
+
+    def _draws(self, start: int, n: int) -> np.ndarray:
+        """Uniform numbers in [0, 1) of images start .. start + n - 1, one column each."""
+        bits = np.random.PCG64([self.seed, self.view]).advance(_DRAWS * start)
+        return np.random.Generator(bits).random((n, _DRAWS)).T
+
+    def draws(self, start: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return what happens to resized images start .. start + n - 1.
+
+        Returns
+        -------
+        flip : bool array of shape [n]
+        factors : float32 array of shape [n, 3]
+            Of brightness, contrast and saturation.
+        orders : int array of shape [n, 3]
+            Which of the three comes first, second and third.
+        angles : float32 array of shape [n]
+            Radians, counter-clockwise.
+        """
+        u, r = self._draws(start, n), self.recipe
+        strengths = np.array([r.brightness, r.contrast, r.saturation])
+        factors = 1 + strengths * (2 * u[1:4].T - 1)
+        angles = np.radians(r.degrees) * (2 * u[5] - 1)
+        orders = _ORDERS[(len(_ORDERS) * u[4]).astype(int)]
+        return u[0] < r.flip, factors.astype(np.float32), orders, angles.astype(np.float32)
 
     def crops(self, images: Sequence[np.ndarray], start: int) -> Sequence[np.ndarray]:
         """Cut uint8 images [H, W, 3] to their random parts, where the recipe has that; `start` is the first's index."""
         if not self.recipe.crop:
             return images
+        import torch
         from torchvision.transforms import RandomResizedCrop
 
         parts = []
-        for i, image in enumerate(images, start):
+        for image, u in zip(images, self._draws(start, len(images))[6], strict=True):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(self._crops[i]))
+                torch.manual_seed(int(u * 2**53))
                 shape = torch.empty(3, *image.shape[:2], device="meta")
                 top, left, height, width = RandomResizedCrop.get_params(shape, [0.08, 1.0], [3 / 4, 4 / 3])
             parts.append(image[top : top + height, left : left + width])
@@ -112,36 +144,33 @@ class Augmentation:
         -------
         float tensor of shape [B, 3, H, W], on the same device
         """
-        here = slice(start, start + len(batch))
-        flip = self._flip[here].to(batch.device)
+        import torch
+
+        given = (torch.from_numpy(draws).to(batch.device) for draws in self.draws(start, len(batch)))
+        flip, factors, orders, angles = given
         batch = torch.where(flip[:, None, None, None], batch.flip(-1), batch)
-        batch = _jittered(batch, self._factors[here].to(batch.device), self._orders[here])
-        return _rotated(batch, self._angles[here].to(batch.device)) if self.recipe.degrees else batch
+        batch = _jittered(batch, factors, orders)
+        return _rotated(batch, angles) if self.recipe.degrees else batch
 
 
-def _grey(x: torch.Tensor) -> torch.Tensor:
-    return (x * x.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-
-
-def _jittered(x: torch.Tensor, factors: torch.Tensor, orders: np.ndarray) -> torch.Tensor:
-    out = x.clone()
-    for number in np.unique(orders):
-        chosen = torch.from_numpy(np.flatnonzero(orders == number)).to(x.device)
-        part, f = x[chosen], factors[chosen].view(-1, 3, 1, 1, 1)
-        for step in _ORDERS[number]:
-            # Brightness blends with black, contrast with the mean grey of the image, saturation with each pixel's grey.
-            other = (0.0, _grey(part).mean((1, 2, 3), keepdim=True), _grey(part))[step] if step else 0.0
-            part = (f[:, step] * part + (1 - f[:, step]) * other).clamp(0, 1)
-        out[chosen] = part
-    return out
+def _jittered(x: torch.Tensor, factors: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
+    for step in orders.T:
+        grey = (x * x.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        factor, step = (given.view(-1, 1, 1, 1) for given in (factors.gather(1, step[:, None]), step))
+        # Brightness blends with black, contrast with the mean grey of the image, saturation with each pixel's grey.
+        other = (step == 1) * grey.mean((1, 2, 3), keepdim=True) + (step == 2) * grey
+        x = (factor * x + (1 - factor) * other).clamp(0, 1)
+    return x
 
 
 def _rotated(x: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    import torch
+    from torch.nn import functional
+
     height, width = x.shape[-2:]
     cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
     # In units of half the height and half the width; counter-clockwise for positive angles, as torchvision turns.
-    theta = torch.stack(
-        [torch.stack([cos, -sin * height / width, zero], 1), torch.stack([sin * width / height, cos, zero], 1)], 1
-    )
+    rows = (cos, -sin * height / width, zero), (sin * width / height, cos, zero)
+    theta = torch.stack([torch.stack(row, 1) for row in rows], 1)
     grid = functional.affine_grid(theta, list(x.shape), align_corners=False).to(x.dtype)
     return functional.grid_sample(x, grid, mode="nearest", padding_mode="zeros", align_corners=False)

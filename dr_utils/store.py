@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -34,19 +35,19 @@ NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS)
 # From this many bytes on arrays are written to and read from a memory map. A smaller file is read whole, so that
 # nothing that happens to it afterwards reaches a running study.
 MAPPED_BYTES = 1 << 30
-# The header of a mapped file comes first and is known last, so that its room is set aside.
-_HEADER_BYTES = 1 << 16
+_HEADER_BYTES = 1 << 16  # set aside in a mapped file, whose header comes first and is known last
 _HEADER_LIMIT = 100 << 20
-_TYPES = {
-    "BOOL": "?", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I8": "i1", "I16": "<i2", "I32": "<i4",
-    "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
-}  # fmt: skip
-_NAMES = {np.dtype(code): name for name, code in _TYPES.items()}
+# Safetensors' names of types and NumPy's: "F32" is "<f4".
+_TYPES = {"BOOL": "|b1"} | {
+    f"{kind.upper()}{8 * size}": np.dtype(f"<{kind}{size}").str
+    for kind, sizes in {"i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)}.items()
+    for size in sizes
+}
 _TABLE = "table/"
 
 _HOST = re.sub(r"[^\w.]", "", socket.gethostname())
 _PART = re.compile(r"\..+\.(?P<host>[\w.]*)-(?P<pid>\d+)-\d+\.part")
-_STALE_SECONDS = 24 * 3600  # of a writer on another machine, which cannot be asked whether it still runs
+_STALE_SECONDS = 24 * 3600  # for a writer on another machine, where nobody can tell whether it still runs
 
 
 class AssetError(RuntimeError):
@@ -152,21 +153,14 @@ def _remove_left_over(folder: Path) -> None:
         if not (found := _PART.fullmatch(name)):
             continue
         with contextlib.suppress(OSError):
-            old = time.time() - os.stat(folder / name).st_mtime > _STALE_SECONDS
-            if old or (found["host"] == _HOST and not _is_running(int(found["pid"]))):
+            stale = time.time() - os.stat(folder / name).st_mtime > _STALE_SECONDS
+            if found["host"] == _HOST and os.name == "posix":
+                try:
+                    os.kill(int(found["pid"]), 0)  # asks only whether it runs
+                except ProcessLookupError:
+                    stale = True
+            if stale:
                 os.unlink(folder / name)
-
-
-def _is_running(pid: int) -> bool:
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)  # asks only
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def sha256_of(path_or_bytes: str | os.PathLike | bytes) -> str:
@@ -181,13 +175,8 @@ def sha256_of(path_or_bytes: str | os.PathLike | bytes) -> str:
 class Stored:
     """What was stored under one key.
 
-    Attributes
-    ----------
-    arrays : dict of str to array
-        From a gigabyte on they are read-only maps of the file.
-    tables : dict of str to DataFrame
-    about : dict
-        What the writer noted, as JSON gives it back.
+    Where the file has a gigabyte or more, `arrays` are read-only maps of it. `about` is what the writer noted, as JSON
+    gives it back.
     """
 
     arrays: dict[str, np.ndarray]
@@ -282,45 +271,38 @@ def read(kind: str, key: str) -> Stored | None:
     return None
 
 
-class NewFile:
-    """Features that are being computed, see `create`.
-
-    Attributes
-    ----------
-    x : array of the shape and type asked for
-        To be filled; in memory, or where it is large, on disk.
-    """
-
-    def __init__(self, part: Path, name: str, shape: tuple[int, ...], dtype: str):
-        self._part, self._name = part, name
-        n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        self._mapped = n_bytes >= MAPPED_BYTES
-        if not self._mapped:
-            self.x = np.empty(shape, dtype)
-            return
-        with open(part, "wb") as file:
-            file.truncate(_HEADER_BYTES + n_bytes)
-            # Writing through a map to a full disk kills the process; asking for the room before raises. Not on macOS.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, _HEADER_BYTES + n_bytes)
-        self.x = np.memmap(part, dtype, mode="r+", offset=_HEADER_BYTES, shape=shape)
-
-    def finish(self, *, about: Mapping, arrays: Mapping[str, np.ndarray]) -> None:
-        """Add further arrays and what the features were made from, and make the file whole."""
-        _save(self._part, self._name, about, {"x": self.x, **arrays}, mapped=self._mapped)
-
-
 @contextlib.contextmanager
-def create(kind: str, key: str, shape: tuple[int, ...], dtype: str) -> Iterator[NewFile]:
-    """Give a file whose array `x` may be larger than memory; it gets its name only if the block succeeds.
+def create(
+    kind: str, key: str, shape: tuple[int, ...], dtype: str, *, about: Mapping, arrays: Mapping[str, np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Give an array to be filled, which may be larger than memory; it is stored as "x" if the block succeeds.
+
+    Parameters
+    ----------
+    kind, key, about, arrays
+        As `write` takes them: what is stored beside it.
+    shape, dtype
+        Of the array. From a gigabyte on it is a map of the file.
 
     Raises
     ------
     CacheError
         The cache folder cannot be written, or is full.
     """
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    mapped = n_bytes >= MAPPED_BYTES
+    check_cache(n_bytes)
     with _new(kind, key) as part:
-        yield NewFile(part, f"{kind}/{key}", shape, dtype)
+        if mapped:
+            x = np.memmap(part, dtype, mode="w+", offset=_HEADER_BYTES, shape=shape)
+            # Writing through a map to a full disk kills the process; asking for the room before raises. Not on macOS.
+            if hasattr(os, "posix_fallocate"):
+                with open(part, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, _HEADER_BYTES + n_bytes)
+        else:
+            x = np.empty(shape, dtype)
+        yield x
+        _save(part, f"{kind}/{key}", about, {"x": x, **arrays}, mapped)
 
 
 @contextlib.contextmanager
@@ -338,22 +320,22 @@ def _save(part: Path, name: str, about: Mapping, arrays: Mapping[str, np.ndarray
         arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize))
     header: dict = {"__metadata__": {"name": name, "about": _canonical(about).decode()}}
     pieces, end = [], 0
+    types = {code: type_name for type_name, code in _TYPES.items()}
     for label, array in arrays.items():
-        if array.dtype not in _NAMES:
+        if array.dtype.str not in types:
             raise TypeError(f"arrays of type {array.dtype} cannot be stored ({label}); give numbers or truth values.")
         start, end = end, end + array.nbytes
-        header[label] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [start, end]}
+        header[label] = {"dtype": types[array.dtype.str], "shape": list(array.shape), "data_offsets": [start, end]}
         pieces.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     header["__metadata__"]["content"] = _content_hash(header, pieces)
     text = _canonical(header)
     length = _HEADER_BYTES - 8 if mapped else len(text) + -len(text) % 8
     if len(text) > length:
         raise ValueError(f"{name}: more is noted about it ({len(text)} bytes) than a mapped file has room for.")
-    if mapped:
-        arrays["x"].flush()
     with open(part, "r+b" if mapped else "wb") as file:
         file.write(length.to_bytes(8, "little") + text.ljust(length))
         if mapped:
+            arrays["x"].flush()
             file.seek(0, os.SEEK_END)
         for piece in pieces[mapped:]:
             file.write(piece)

@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from dr_utils.augmentation import _ORDERS, RECIPES, Augmentation
+from dr_utils.augmentation import RECIPES, Augmentation
 
 
 def images(n, height, width, seed=0):
@@ -21,14 +21,16 @@ def images(n, height, width, seed=0):
 @pytest.mark.parametrize(("height", "width"), [(33, 33), (32, 32), (40, 28), (17, 51)])
 def test_every_image_is_changed_as_torchvision_would(height, width):
     batch = images(12, height, width, seed=height)
-    view = Augmentation("paper", 12, view=3, seed=5)
+    view = Augmentation("paper", view=3, seed=5)
     ours = view(batch, 0)
     apply = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+    flips, factors, orders, angles = view.draws(0, 12)
+    assert 0 < flips.sum() < 12
     for i, image in enumerate(batch):
-        expected = F.horizontal_flip(image) if view._flip[i] else image
-        for step in _ORDERS[view._orders[i]]:
-            expected = apply[step](expected, float(view._factors[i, step]))
-        expected = F.rotate(expected, float(torch.rad2deg(view._angles[i])))
+        expected = F.horizontal_flip(image) if flips[i] else image
+        for step in orders[i]:
+            expected = apply[step](expected, float(factors[i, step]))
+        expected = F.rotate(expected, float(np.degrees(angles[i])))
         wrong = (ours[i] - expected).abs().amax(0) > 1e-4
         # Where the nearest pixel is a tie, either is right.
         assert wrong.float().mean() < 0.01
@@ -36,14 +38,17 @@ def test_every_image_is_changed_as_torchvision_would(height, width):
 
 
 def test_draws_are_those_of_the_recipe():
-    view = Augmentation("paper", 20_000, view=0)
-    assert view._flip.float().mean() == pytest.approx(0.5, abs=0.02)
-    for column in view._factors.T:
+    flips, factors, orders, angles = Augmentation("paper", view=0).draws(0, 20_000)
+    assert flips.mean() == pytest.approx(0.5, abs=0.02)
+    for column in factors.T:
         assert 0.75 <= column.min() < 0.76 and 1.24 < column.max() <= 1.25
         assert column.mean() == pytest.approx(1.0, abs=0.005)
-    degrees = torch.rad2deg(view._angles)
-    assert -2 <= degrees.min() < -1.99 and 1.99 < degrees.max() <= 2.0001
-    assert np.bincount(view._orders, minlength=6).min() > 3000
+    degrees = np.degrees(angles)
+    assert -2.0001 <= degrees.min() < -1.99 and 1.99 < degrees.max() <= 2.0001
+    kinds, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(kinds) == 6 and counts.min() > 3000
+    together = np.column_stack([flips, factors, orders[:, 0], angles])
+    assert np.abs(np.corrcoef(together.T) - np.eye(6)).max() < 0.03
     reference = v2.ColorJitter(0.25, 0.25, 0.25)
     assert tuple(reference.brightness) == tuple(reference.saturation) == (0.75, 1.25) and reference.hue is None
 
@@ -51,19 +56,19 @@ def test_draws_are_those_of_the_recipe():
 def test_a_view_is_its_number_and_seed_and_not_the_batches():
     batch = images(9, 24, 24)
     for recipe in RECIPES:
-        whole = Augmentation(recipe, 9, view=1)(batch, 0)
-        again = Augmentation(recipe, 9, view=1)
+        whole = Augmentation(recipe, view=1)(batch, 0)
+        again = Augmentation(recipe, view=1)
         parts = torch.cat([again(batch[:4], 0), again(batch[4:5], 4), again(batch[5:], 5)])
         torch.testing.assert_close(whole, parts, rtol=0, atol=0)
-        for other in (Augmentation(recipe, 9, view=2), Augmentation(recipe, 9, view=1, seed=1)):
+        for other in (Augmentation(recipe, view=2), Augmentation(recipe, view=1, seed=1)):
             assert not torch.equal(other(batch, 0), whole)
             assert other.identity != again.identity
 
 
 def test_published_recipe_crops_as_torchvision_draws():
     pictures = [np.random.default_rng(i).integers(0, 256, (40 + i, 60, 3), dtype=np.uint8) for i in range(40)]
-    assert Augmentation("paper", 40, view=0).crops(pictures, 0) is pictures
-    view = Augmentation("published", 40, view=0)
+    assert Augmentation("paper", view=0).crops(pictures, 0) is pictures
+    view = Augmentation("published", view=0)
     before = torch.random.get_rng_state()
     parts = view.crops(pictures, 0)
     assert torch.equal(before, torch.random.get_rng_state()), "the caller's random numbers moved"
@@ -78,6 +83,6 @@ def test_published_recipe_crops_as_torchvision_draws():
 
 def test_slips_are_told():
     with pytest.raises(ValueError, match="unknown augmentation 'papr'; known, nearest first: paper"):
-        Augmentation("papr", 3, view=0)
+        Augmentation("papr", view=0)
     with pytest.raises(ValueError, match="view = -1"):
-        Augmentation("paper", 3, view=-1)
+        Augmentation("paper", view=-1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
-import hashlib
 import os
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +15,11 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from dr_utils import feature_store, store
+from dr_utils import store
+from dr_utils.augmentation import Augmentation
 from dr_utils.datasets import ImageTask
 from dr_utils.device import pick_device
-from dr_utils.features import extract, resize_batch
+from dr_utils.features import extract, features_key, resize_batch, stored
 from dr_utils.models import Network, NetworkCard
 
 
@@ -102,6 +106,58 @@ def test_other_images_weights_or_resolution_are_other_features():
     assert len(keys) == 4
 
 
+def test_the_key_is_known_without_images_and_weights():
+    network, task = make_network(), make_task()
+    options = {"resolution": 16, "device": "cpu", "dtype": "float16", "augmentation": Augmentation("paper", view=2)}
+    found = extract(network, task, **options)
+    assert features_key(network, task.digest, **options) == found.key and stored(found.key).key == found.key
+    keys = [features_key(network, task.digest, **{**options, **other}) for other in (
+        {"resolution": 17}, {"precision": "mixed"}, {"dtype": "float32"}, {"augmentation": None},
+        {"augmentation": Augmentation("paper", view=3)}, {"augmentation": Augmentation("paper", view=2, seed=1)},
+    )]  # fmt: skip
+    assert len({*keys, found.key}) == 7
+
+
+def test_default_resolution_is_the_networks_own_side():
+    card = make_network().card
+    own = Network(dataclasses.replace(card, side=20), Body())
+    options = {"device": "cpu", "dtype": "float16"}
+    assert extract(own, make_task(), **options).key == features_key(own, "digest", resolution=20, **options)
+    assert features_key(make_network(), "digest") == features_key(make_network(), "digest", resolution=224)
+
+
+def test_auto_is_what_the_machine_has(monkeypatch):
+    task = {"digest": "digest", "resolution": 16}
+    for gpu in (False, True):
+        monkeypatch.setattr("dr_utils.features.has_cuda", lambda gpu=gpu: gpu)
+        auto = features_key(make_network(), **task)
+        assert auto == features_key(make_network(), **task, device="cuda" if gpu else "cpu")
+        assert auto == features_key(make_network(), **task, precision="mixed" if gpu else "float32")
+
+
+READER = """
+import sys
+import numpy as np
+from types import SimpleNamespace as Some
+from dr_utils import device
+device.GPU_FILES = ()
+from dr_utils import features
+found = features.extract(
+    Some(identity="id", width=3, card=Some(name="a", side=None)),
+    Some(digest="digest", labels=np.arange(4), name="b", split="test", images=None),
+)
+assert found.x.shape == (4, 3) and found.y.tolist() == [0, 1, 2, 3] and found.manifest == {"note": 1}
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.skipif(pick_device().type == "cuda", reason="a machine with a GPU asks torch about it")
+def test_stored_features_are_read_without_torch(monkeypatch):
+    key = features_key(SimpleNamespace(identity="id", card=SimpleNamespace(side=None)), "digest")
+    store.write("features", key, about={"note": 1}, arrays={"x": np.ones((4, 3), np.float32), "y": np.arange(4)})
+    subprocess.run([sys.executable, "-c", READER], check=True)
+
+
 def test_a_damaged_store_is_computed_again():
     first = extract(make_network(), make_task(), resolution=16, device="cpu")
     (path,) = (store.cache_dir() / "features").glob("*.safetensors")
@@ -122,7 +178,7 @@ def test_large_features_are_mapped_and_are_the_same_file(monkeypatch):
     (path,) = (store.cache_dir() / "features").glob("*.safetensors")
     in_memory = load_file(path)
     path.unlink()
-    monkeypatch.setattr(feature_store, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(store, "MAPPED_BYTES", 1)
     for _ in range(2):  # computed, then read
         mapped = extract(make_network(), make_task(), resolution=16, device="cpu")
         np.testing.assert_array_equal(mapped.x, small.x)
@@ -134,7 +190,7 @@ def test_large_features_are_mapped_and_are_the_same_file(monkeypatch):
 
 
 def test_large_features_that_fail_leave_nothing_and_damage_is_seen(monkeypatch):
-    monkeypatch.setattr(feature_store, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(store, "MAPPED_BYTES", 1)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         extract(make_network(Body(limit=3, text="shape mismatch")), make_task(), resolution=16, device="cpu")
     assert not list((store.cache_dir() / "features").iterdir())
@@ -150,20 +206,13 @@ def test_large_features_that_fail_leave_nothing_and_damage_is_seen(monkeypatch):
     again = extract(make_network(body), make_task(), resolution=16, device="cpu", dtype="float16")
     assert body.batches and again.x.dtype == np.float16
     np.testing.assert_array_equal(again.x, expected)
-    monkeypatch.setattr(feature_store.os, "posix_fallocate", full_disk, raising=False)
+    monkeypatch.setattr(store.os, "posix_fallocate", full_disk, raising=False)
     with pytest.raises(store.CacheError, match="No space left|full"):
         extract(make_network(), make_task(digest="other"), resolution=16, device="cpu")
 
 
 def full_disk(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_content_hash_is_that_of_all_bytes(monkeypatch):
-    monkeypatch.setattr(feature_store, "_CHUNK_BYTES", 1000)
-    x = np.random.default_rng(0).normal(size=(57, 31)).astype(np.float32)[:, ::2]
-    y = np.arange(57)
-    assert feature_store.content_hash(x, y) == hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
 
 
 def test_batches_shrink_until_memory_suffices():
@@ -188,8 +237,12 @@ def test_mixed_precision_is_close_and_kept_apart():
 def test_bad_input_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="precision must be"):
         extract(make_network(), make_task(), resolution=16, precision="half")
-    with pytest.raises(ValueError, match="resolution and batch_size"):
+    with pytest.raises(ValueError, match="resolution must be at least 1; got 0"):
         extract(make_network(), make_task(), resolution=0)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        extract(make_network(), make_task(), batch_size=0)
+    with pytest.raises(ValueError, match="dtype must be"):
+        extract(make_network(), make_task(), dtype="float64")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="sees no CUDA device"):
         pick_device("cuda")

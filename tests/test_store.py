@@ -149,9 +149,9 @@ WRITER = """
 import sys, time
 import numpy as np
 from dr_utils import store
-with store.create("features", "k", (100, 100), "float32") as file, open(file._part, "wb") as part:
-    part.write(b"half")
-    part.flush()
+store.MAPPED_BYTES = 1
+with store.create("features", "k", (100, 100), "float32", about={}, arrays={}) as x:
+    x[:50] = 1
     print("writing", flush=True)
     time.sleep(600)
 """
@@ -350,10 +350,9 @@ def test_what_is_not_a_file_is_noticed_and_replaced(caplog):
 
 
 def fill(key="k", dtype="float32"):
-    with store.create("cells", key, (7, 5), dtype) as file:
-        file.x[:] = ARRAYS["x"]
-        file.finish(about=ABOUT, arrays={"y": ARRAYS["y"]})
-    return file.x
+    with store.create("cells", key, (7, 5), dtype, about=ABOUT, arrays={"y": ARRAYS["y"]}) as x:
+        x[:] = ARRAYS["x"]
+    return x
 
 
 def test_large_files_are_mapped_and_hold_the_same(monkeypatch, caplog):
@@ -378,17 +377,21 @@ def test_large_files_are_mapped_and_hold_the_same(monkeypatch, caplog):
 
 def test_large_files_that_fail_leave_nothing(monkeypatch):
     monkeypatch.setattr(store, "MAPPED_BYTES", 1)
-    with pytest.raises(RuntimeError), store.create("cells", "k", (7, 5), "float32") as file:
-        file.x[:3] = 1
+
+    def begin(about=ABOUT):
+        return store.create("cells", "k", (7, 5), "float32", about=about, arrays={})
+
+    with pytest.raises(RuntimeError, match="interrupted"), begin() as x:
+        x[:3] = 1
         raise RuntimeError("interrupted")
-    with pytest.raises(ValueError, match="more is noted"), store.create("cells", "k", (7, 5), "float32") as file:
-        file.finish(about={"a": "b" * 100_000}, arrays={})
+    with pytest.raises(ValueError, match="more is noted"), begin({"a": "b" * 100_000}):
+        pass
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(CacheError, match="full"), store.create("cells", "k", (7, 5), "float32"):
+    with pytest.raises(CacheError, match="full"), begin():
         pass
     assert os.listdir(store.path_of("cells", "k").parent) == []
 

@@ -114,7 +114,7 @@ class Study:
         images = self._images[task, split]
         augmentation = None
         if view is not None:
-            augmentation = Augmentation(settings.recipe, len(images), view, self.profile.subset_seed)
+            augmentation = Augmentation(settings.recipe, view, self.profile.subset_seed)
         return extract(
             self.network(network),
             images,

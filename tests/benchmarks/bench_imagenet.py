@@ -19,7 +19,7 @@ import time
 import numpy as np
 import torch
 
-from dr_utils import feature_store
+from dr_utils import store
 from dr_utils.probes import fit_probes, memory
 from dr_utils.probes.chains import group_probes
 from dr_utils.progress import progress
@@ -35,14 +35,13 @@ def write_features(n: int, width: int, classes: int) -> tuple[np.ndarray, np.nda
     """Fill a file of the store with noise around class means, and open it as a study does."""
     generator = np.random.default_rng(0)
     y, centres = np.arange(n) % classes, generator.normal(size=(classes, width)).astype(np.float32)
-    with feature_store.create("benchmark", (n, width), "float16") as file:
+    with store.create("features", "benchmark", (n, width), "float16", about={}, arrays={"y": y}) as x:
         for start in progress(range(0, n, 4096), desc="features", unit="batches"):
             part = y[start : start + 4096]
             noise = generator.normal(size=(len(part), width), scale=2).astype(np.float32)
-            file.x[start : start + 4096] = np.maximum(noise + centres[part], 0)
-        file.finish(y, {"content": feature_store.content_hash(file.x, y)})
-    x, y, _ = feature_store.read("benchmark")
-    return x, y
+            x[start : start + 4096] = np.maximum(noise + centres[part], 0)
+    arrays = store.read("features", "benchmark").arrays
+    return arrays["x"], arrays["y"]
 
 
 class Watched:
@@ -78,7 +77,7 @@ def main() -> None:
     subsets = [subset for fraction in options.fractions for subset in random_subsets(options.width, fraction, SEEDS)]
     seeds = [seed for _ in options.fractions for seed in SEEDS]
     groups, on_cuda = group_probes(subsets, seeds), options.device != "cpu"
-    feature_store.MAPPED_BYTES = 1
+    store.MAPPED_BYTES = 1
     with tempfile.TemporaryDirectory() as home:
         os.environ["DR_HOME"] = home
         x, y = write_features(options.images, options.width, options.classes)

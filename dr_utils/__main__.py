@@ -1,72 +1,66 @@
-"""The suite's commands: ``python -m dr_utils {models,estimate}``."""
+"""The commands of the suite: ``python -m dr_utils {run,models,estimate,report,readme}``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
+
+from dr_utils.device import device_name
+from dr_utils.estimate import estimate, report
+from dr_utils.models.paper.listing import table
+from dr_utils.profiles import CHECKOUT, load_profile
+from dr_utils.readme import renew
+from dr_utils.report import write_report
+from dr_utils.run import find_notebooks, options, start
+
+MINI = CHECKOUT / "outputs" / "mini"
 
 
-@dataclass(frozen=True)
-class Command:
-    """A subcommand: name, a line of help, what adds its options, and what does it and imports what that needs."""
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; exit with status 2 where it is wrong."""
+    parser = options.Parser(prog="python -m dr_utils", description="The diffused redundancy suite.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    name: str
-    help: str
-    options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
+    def command(name: str, words: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=words, description=words, allow_abbrev=False)
 
-
-def _models_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    run = command("run", "run the notebooks of a profile, as ./run_all.sh does")
+    options.add_options(run)
+    models = command("models", "list the paper's networks, and where their weights are or how to get them")
+    models.add_argument(
         "--data", metavar="DIR", help="folder whose folder 'weights' has weight files (default: DR_DATA)"
     )
-
-
-def _models(args: argparse.Namespace) -> None:
-    from dr_utils.models.paper.listing import table
-
-    print(table(args.data))
-
-
-def _estimate_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="paper", help="mini, paper or a YAML file (default: %(default)s)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
-    parser.add_argument("--batch", type=int, help="images in a batch of the calibration (default: the profile's)")
-
-
-def _estimate(args: argparse.Namespace) -> None:
-    from dr_utils.device import pick_device
-    from dr_utils.estimate import estimate, report
-    from dr_utils.profiles import load_profile
-
-    profile = load_profile(args.profile)
-    table = estimate(profile, device=args.device, batch_size=args.batch)
-    print(report(profile, table, pick_device(args.device).type))
-
-
-COMMANDS = (
-    Command("models", "list the paper's networks, and where their weights are or how to get them", _models_options,
-            _models),
-    Command("estimate", "project what a profile takes here: forward passes, bytes, time", _estimate_options, _estimate),
-)  # fmt: skip
-
-
-def parser() -> argparse.ArgumentParser:
-    """Build the parser of the command line, with a subparser for each of `COMMANDS`."""
-    whole = argparse.ArgumentParser(prog="python -m dr_utils", description="The diffused redundancy suite.")
-    subparsers = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.options(subparsers.add_parser(command.name, help=command.help, description=command.help))
-    return whole
+    project = command("estimate", "project what a profile takes here: forward passes, bytes, time")
+    project.add_argument("--profile", default="paper", help="mini, paper or a YAML file (default: %(default)s)")
+    project.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
+    project.add_argument("--batch", type=int, help="images in a batch of the calibration (default: the profile's)")
+    for name, words in (
+        ("report", "write the page of a finished run anew"),
+        ("readme", "renew README from a finished run"),
+    ):
+        command(name, words).add_argument("folder", nargs="?", type=Path, default=MINI, help="(default: outputs/mini)")
+    args = parser.parse_args(argv)
+    return options.complete(args, run) if args.command == "run" else args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says; 0 if done, 2 for bad input or files."""
-    args = parser().parse_args(argv)
+    """Do what the command line says; 0 if done, 1 if a notebook failed, 2 for bad input or files."""
+    args = parse(argv)
     try:
-        next(command for command in COMMANDS if command.name == args.command).run(args)
+        if args.command == "run":
+            return start(args)
+        if args.command == "models":
+            print(table(args.data))
+        elif args.command == "estimate":
+            profile = load_profile(args.profile)
+            found = estimate(profile, device=args.device, batch_size=args.batch)
+            print(report(profile, found, device_name(args.device)))
+        elif args.command == "report":
+            print(write_report(args.folder, [path.stem for path in find_notebooks()]))
+        else:
+            renew(args.folder)
     except (ValueError, RuntimeError) as error:
         print(f"dr_utils {args.command}: {error}", file=sys.stderr)
         return 2

@@ -1,90 +1,66 @@
-"""Renew README's gallery, claims table and zoo from a finished run: ``python -m dr_utils.readme [outputs/mini]``."""
+"""Renew README's claims table and its pictures from a finished run: ``python -m dr_utils readme [outputs/mini]``."""
 
 from __future__ import annotations
 
 import re
 import shutil
-import sys
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 
 from dr_utils.claims import CLAIMS
-from dr_utils.claims.registry import DIFFERS, HOLDS, NOT_TESTED, NOTHING
+from dr_utils.claims.registry import DIFFERS, HOLDS, NOTHING
 from dr_utils.profiles import CHECKOUT
 from dr_utils.store import atomic_path
-from dr_utils.zoo import RECIPES
-from dr_utils.zoo.cards import WEIGHTS, read_card
 
-GALLERY = (
-    "fig01_prevalence", "fig02_random_subset_cka_small", "fig03_architectures_imagenet", "fig05_width_ablation",
-    "fig06_matryoshka", "fig07_gini_small", "fig14_pca", "fig15_shift_imagenet",
-)  # fmt: skip
-LONGEST = 170  # characters of a measurement in README; claims.csv has the whole
+GALLERY = ("fig01_prevalence", "fig02_random_subset_cka_small", "fig03_architectures_imagenet")
+MARKED = re.compile(r"(<!-- claims -->\n).*(<!-- /claims -->)", re.DOTALL)
 
 
 def claims_table(claims: pd.DataFrame) -> str:
-    """Return the claims table as Markdown, one row per claim, measurements cut to `LONGEST` characters."""
-    lines = ["| claim | the paper says | published | measured by mini | verdict |", "|---|---|---|---|---|"]
+    """Return the claims as a Markdown table: id, what the paper says, one measured number, verdict."""
+    lines = ["| claim | the paper says | measured | verdict |", "|---|---|---|---|"]
     for row in claims.itertuples():
-        reason = f"{row.measured}; {row.why}" if row.measured == NOTHING else row.measured
-        cells = (row.claim, CLAIMS[row.claim].statement, row.published, reason, row.verdict.replace("_", " "))
-        lines.append("| " + " | ".join(_cut(str(cell)) for cell in cells) + " |")
+        number = "" if row.measured == NOTHING else short_number(row.measured)
+        cells = (row.claim, CLAIMS[row.claim].statement, number, row.verdict.replace("_", " "))
+        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
-def _cut(text: str) -> str:
-    text = " ".join(text.split()).replace("|", "\\|")
-    return text if len(text) <= LONGEST else text[: LONGEST - 2].rstrip(" ,;:(") + " …"
+def short_number(measured: str) -> str:
+    """Return a measurement as one short number: the median over cells, or what stands first.
+
+    Examples
+    --------
+    >>> short_number("56 cells, median 0.800, lowest and highest small_vit/cifar10: 0.62; small_vgg/digits: 0.95")
+    'median 0.800 (56 cells)'
+    >>> short_number("small_resnet/cifar10: 0.80 [0.75, 0.85]; small_resnet/digits: 0.62 [0.60, 0.70] (first)")
+    'median 0.710 (2 cells)'
+    >>> short_number("better in 11 of 12 clear comparisons (20 within noise)")
+    'better in 11 of 12 clear comparisons'
+    """
+    if found := re.search(r"(\d+) cells, median (-?[\d.]+\d)", measured):
+        return f"median {found[2]} ({found[1]} cells)"
+    cells = re.findall(r"(?:^|; )[^;:]*: (-?\d+\.\d+)", measured)
+    if len(cells) > 1:
+        return f"median {median(map(float, cells)):.3f} ({len(cells)} cells)"
+    return re.split(r"[;(]", measured)[0].strip()
 
 
 def counts(claims: pd.DataFrame) -> str:
-    """Return one sentence: how many claims hold, differ, stay open and cannot be tested."""
-    lacking = claims.measured.eq(NOTHING)
-    open_ = claims.verdict.eq(NOT_TESTED) & ~lacking
-    holds, differs = (int(claims.verdict.eq(verdict).sum()) for verdict in (HOLDS, DIFFERS))
+    """Return one sentence: how many claims hold, differ, stay open and have nothing to measure them with."""
+    holds, differs = (int((claims.verdict == verdict).sum()) for verdict in (HOLDS, DIFFERS))
+    without = int((claims.measured == NOTHING).sum())
+    open_ = len(claims) - holds - differs - without
     return (
-        f"Of the paper's {len(claims)} claims: holds {holds}, differs {differs}, measured but open {int(open_.sum())} "
-        f"(within noise, or too few networks or tasks of a kind), nothing to measure it with {int(lacking.sum())}."
+        f"Of the paper's {len(claims)} claims, {holds} hold, {differs} differ, {open_} were measured but stay open, "
+        f"and for {without} nothing was measured."
     )
-
-
-def zoo_table(folder: Path = WEIGHTS) -> str:
-    """Return the table of the small networks' cards as Markdown; networks without weights stay out."""
-    lines = [
-        "| network | neurons | upstream classes | accuracy | under attack | parameters | multiply-adds | training |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for card in filter(None, (read_card(name, folder) for name in RECIPES)):
-        cells = (
-            f"`{card.name}`", card.width, card.upstream_classes, f"{card.clean_accuracy:.3f}",
-            f"{card.robust_accuracy:.3f}", f"{card.parameters / 1e6:.2f} M", f"{card.multiply_adds / 1e6:.0f} M",
-            f"{card.epochs} epochs, {card.training_seconds / 60:.0f} min",
-        )  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
-
-
-def _between(text: str, marker: str, block: str) -> str | None:
-    """`text` with `block` between the comments of this name; None if they are not there."""
-    renewed, found = re.subn(
-        rf"<!-- {marker} -->.*<!-- /{marker} -->",
-        lambda _: f"<!-- {marker} -->\n{block}\n<!-- /{marker} -->",
-        text,
-        flags=re.DOTALL,
-    )
-    return renewed if found else None
 
 
 def renew(results: Path, readme: Path = CHECKOUT / "README.md") -> None:
-    """Write the claims table and the zoo's between README's markers and copy the gallery's figures.
-
-    Parameters
-    ----------
-    results : Path
-        Folder of a finished run, such as outputs/mini.
-    readme : Path
-        The file; figures go to outputs/gallery beside it.
+    """Write the claims table between README's markers and copy the pictures to outputs/gallery beside it.
 
     Raises
     ------
@@ -95,20 +71,13 @@ def renew(results: Path, readme: Path = CHECKOUT / "README.md") -> None:
     absent = [str(path) for path in (table, *figures) if not path.is_file()]
     if absent:
         raise ValueError(f"{results} is not a finished run: it lacks {', '.join(absent)}; run ./run_all.sh first.")
-    claims = pd.read_csv(table, keep_default_na=False)
-    text = readme.read_text(encoding="utf-8")
-    for marker, block in (("claims", f"{counts(claims)}\n\n{claims_table(claims)}"), ("zoo", zoo_table())):
-        renewed = _between(text, marker, block)
-        if renewed is None:
-            raise ValueError(f"{readme} lacks the markers <!-- {marker} --> and <!-- /{marker} --> around its table.")
-        text = renewed
+    claims, text = pd.read_csv(table, keep_default_na=False), readme.read_text(encoding="utf-8")
+    if not MARKED.search(text):
+        raise ValueError(f"{readme} lacks the markers <!-- claims --> and <!-- /claims --> around its table.")
+    block = f"{counts(claims)}\n\n{claims_table(claims)}\n"
     gallery = readme.parent / "outputs" / "gallery"
     gallery.mkdir(parents=True, exist_ok=True)
     for path in figures:
         shutil.copyfile(path, gallery / path.name)
     with atomic_path(readme) as part:
-        part.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    renew(Path(sys.argv[1]) if len(sys.argv) > 1 else CHECKOUT / "outputs" / "mini")
+        part.write_text(MARKED.sub(lambda found: found[1] + block + found[2], text), encoding="utf-8")

@@ -49,7 +49,7 @@ OWN = ["-p", "model", "small_resnet", "-p", "data", "digits", "-p", "limit", "10
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Path:
     """The results folder of one run of all notebooks, on a profile of a few images."""
-    from dr_utils import runner
+    from dr_utils import run as runner
 
     out = tmp_path_factory.mktemp("outputs")
     profile = ROOT / "tests" / "profiles" / "tiny.yaml"

@@ -198,7 +198,7 @@ def main() -> int:
         (patch / "sitecustomize.py").write_text(PATCH)
         (patch / "facts.json").write_text(json.dumps(facts))
     profile.write_text(yaml.safe_dump(small_profile(), sort_keys=False))
-    command = [sys.executable, "-m", "dr_utils.runner", "--profile", str(profile), "--data", str(folder / "data")]
+    command = [sys.executable, "-m", "dr_utils", "run", "--profile", str(profile), "--data", str(folder / "data")]
     command += ["--out", str(folder / "out"), "--device", options.device, "--only", *options.only]
     return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(patch)}).returncode
 

@@ -15,13 +15,13 @@ from conftest import ROOT
 from PIL import Image
 
 import dr_utils.study as study_module
-from dr_utils import plots, runner
+from dr_utils import plots
+from dr_utils import run as runner
 from dr_utils.claims import COLUMNS, evaluate
 from dr_utils.claims.registry import NOT_OURS, SCHEMA
 from dr_utils.claims.view import View
 from dr_utils.plots.printed import published_curve
 from dr_utils.profiles import load_profile
-from dr_utils.report.captions import CAPTIONS, PUBLISHED, of_published
 from dr_utils.study import Study, read_tables
 
 # How the file calls our names; written down a second time, so that a slip in the suite's own table is seen.
@@ -227,16 +227,10 @@ def test_an_interval_is_written_only_where_there_is_one():
     assert plots.with_interval(0.8, np.nan, np.nan) == "0.80"
 
 
-def test_captions_lose_what_only_holds_for_measurements():
-    for words in map(of_published, CAPTIONS.values()):
-        assert words.text.startswith(PUBLISHED) and words.title.endswith("(published numbers)")
-        assert "95 %" not in words.text and "the paper's own curves" not in words.text
-
-
 @pytest.mark.parametrize("other", [["--profile", "mini"], ["--only", "02"]])
 def test_the_option_stands_alone(other, capsys):
     option = other[0]
-    message = f"--from-reference stands for --profile reference --only 01 03; leave out {option}"
+    message = f"--from-reference means --profile reference --only 01 03; leave out {option}"
     for arguments in (["--from-reference", *other], [*other, "--from-reference"]):
         with pytest.raises(SystemExit) as stopped:
             runner.parse(arguments)
@@ -250,9 +244,9 @@ def test_the_option_stands_alone(other, capsys):
 
 def test_the_option_is_the_profile_and_its_notebooks(tmp_path):
     for arguments in (["--from-reference"], ["--profile", "reference"]):
-        notebooks, run = runner.prepare(runner.parse([*arguments, "--out", str(tmp_path)]))
+        notebooks, run, _ = runner.prepare(runner.parse([*arguments, "--out", str(tmp_path)]))
         assert [path.stem for path in notebooks] == ["01_prevalence", "03_architectures"]
-        assert run.profile.reference and run.profile_source == "reference" and run.folder == tmp_path / "reference"
+        assert run.profile.reference and run.source == "reference" and run.folder == tmp_path / "reference"
 
 
 # Not marked "archives" as other tests that execute notebooks are: this one needs no archive, so it runs everywhere.

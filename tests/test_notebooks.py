@@ -12,7 +12,7 @@ import pytest
 from conftest import OWN
 from PIL import Image
 
-from dr_utils import runner
+from dr_utils import run as runner
 from dr_utils.claims import CLAIMS, COLUMNS
 from dr_utils.claims.registry import NOTHING
 from dr_utils.profiles import CHECKOUT

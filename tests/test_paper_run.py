@@ -13,7 +13,7 @@ from test_datasets_paper import data, imagenet, pets  # noqa: F401 - fixtures
 from test_models_paper import MEAN, place, resnet18, resnet_reference, to_arrays, vits, wrapped  # noqa: F401
 
 import dr_utils.study as study_module
-from dr_utils import runner
+from dr_utils import run as runner
 from dr_utils.datasets import load_dataset
 from dr_utils.features import resize_batch
 from dr_utils.models import load_model

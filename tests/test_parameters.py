@@ -8,7 +8,7 @@ import json
 import nbformat
 import pytest
 
-from dr_utils.parameters import names_files, names_in, read_parameters
+from dr_utils.run.parameters import names_files, names_in, read_parameters
 
 
 @pytest.fixture
@@ -41,8 +41,11 @@ def test_values_are_what_they_look_like_and_paths_are_made_whole(notebooks, tmp_
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
     found = read_parameters([("model", "resnet18"), ("data", "photos"), ("limit", "200")], notebooks)
-    assert found == {notebooks[1]: {"model": "resnet18", "data": str(tmp_path / "photos"), "limit": 200}}
-    assert names_files(found[notebooks[1]]) and not names_files({"model": "resnet18", "limit": 3})
+    assert found == {
+        notebooks[0]: {},
+        notebooks[1]: {"model": "resnet18", "data": str(tmp_path / "photos"), "limit": 200},
+    }
+    assert names_files(found[notebooks[1]].values()) and not names_files(["resnet18", 3])
     assert read_parameters([], notebooks) == {}
     values = [
         ("[0.1, 0.5]", [0.1, 0.5]),

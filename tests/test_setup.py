@@ -126,6 +126,8 @@ def bare(root, tmp_path) -> Path:
     folder = tmp_path / "a folder"
     folder.mkdir()
     shutil.copy2(root / "run_all.sh", folder)
+    (folder / "dr_utils" / "run").mkdir(parents=True)
+    shutil.copy2(root / "dr_utils" / "run" / "options.py", folder / "dr_utils" / "run")
     return folder
 
 
@@ -149,26 +151,28 @@ def test_help_names_every_option_and_sets_nothing_up(bare):
         "DR_TORCH",
     ):
         assert option in result.stdout
-    assert [path.name for path in bare.iterdir()] == ["run_all.sh"]
+    assert sorted(path.name for path in bare.iterdir()) == ["dr_utils", "run_all.sh"]
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--profil", "mini"], "unknown option '--profil'"),
-        (["mini"], "unknown option 'mini'"),
-        (["--only"], "--only needs the number of a notebook"),
-        (["--only", "--force"], "--only needs the number of a notebook"),
-        (["--profile"], "--profile needs a value"),
-        (["--out", "--force"], "--out needs a value"),
-        (["--data"], "--data needs a value"),
+        (["--profil", "mini"], "unrecognized arguments: --profil mini"),
+        (["mini"], "unrecognized arguments: mini"),
+        (["--only"], "argument --only: expected at least one argument"),
+        (["--only", "--force"], "argument --only: expected at least one argument"),
+        (["--profile"], "argument --profile: expected one argument"),
+        (["--out", "--force"], "argument --out: expected one argument"),
+        (["--setup", "--data"], "argument --data: expected one argument"),
+        (["-p", "model"], "argument -p/--parameter: expected 2 arguments"),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
     ],
 )
 def test_slip_is_told_before_anything_is_set_up(bare, arguments, message):
     result = run_all(bare, *arguments)
     assert result.returncode == 2
     assert message in result.stderr and result.stderr.count("\n") == 1
-    assert [path.name for path in bare.iterdir()] == ["run_all.sh"]
+    assert sorted(path.name for path in bare.iterdir()) == ["dr_utils", "run_all.sh"]
 
 
 def test_wrong_torch_build_is_told(bare):
@@ -201,7 +205,7 @@ STAND_IN = """\
 # Stands in for uv: notes what it is asked, makes an environment whose python succeeds at everything.
 printf '%s\\n' "$*" >>"$UV_LOG"
 [[ $1 != venv ]] || { target=${@: -1}; mkdir -p "$target/bin"; ln -s /bin/true "$target/bin/python"; }
-[[ $* != *"-r "* || -z ${UV_FAILS:-} ]]
+[[ $2 != sync || -z ${UV_FAILS:-} ]]
 """
 
 
@@ -236,7 +240,7 @@ def test_set_up_is_done_once_and_again_when_the_pins_change(set_up):
     assert "lacks this checkout or its requirements; using .venv here" in result.stderr
     venv, packages, package = commands
     assert venv.startswith("venv ") and venv.endswith("a folder/.venv")
-    assert packages.endswith("-r " + str(set_up.folder / "requirements.lock"))
+    assert packages.startswith("pip sync ") and packages.endswith(" " + str(set_up.folder / "requirements.lock"))
     assert package.endswith("--no-deps --no-build-isolation --editable .")
     assert "torch-backend" not in packages
 
@@ -263,9 +267,9 @@ def test_cpu_only_torch_comes_without_gpu_libraries_and_stays(set_up, arguments,
     result, commands = set_up.run()
     result, commands = set_up.run(*arguments, **env)
     assert result.returncode == 0 and commands[0].startswith("venv ")
-    (packages,) = [command for command in commands if " -r " in command]
+    (packages,) = [command for command in commands if command.startswith("pip sync")]
     assert "--torch-backend cpu" in packages
-    pins = Path(packages.split(" -r ")[1]).read_text()
+    pins = (set_up.folder / ".venv" / "requirements-cpu.lock").read_text()
     assert "torch==2.13.0" in pins and not re.search("^(nvidia|cuda|triton)", pins, re.MULTILINE)
     result, commands = set_up.run()
     assert commands == []

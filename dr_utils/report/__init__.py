@@ -1,32 +1,43 @@
-"""One page for all that a run gave, ``outputs/<profile>/report.html``: ``python -m dr_utils.report [outputs/mini]``."""
+"""One page with all results of a run, ``outputs/<profile>/report.html``: ``python -m dr_utils report [FOLDER]``."""
 
 from __future__ import annotations
 
 import base64
 import csv
-import hashlib
 import io
 import json
+import logging
+import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import yaml
+from jinja2 import Environment, FileSystemLoader
+from PIL import Image
+
+from dr_utils.claims import CLAIMS
+from dr_utils.claims.registry import DIFFERS, HOLDS, NOT_TESTED, NOTHING, PUBLISHED
+from dr_utils.datasets import available
 from dr_utils.profiles import CHECKOUT, REFERENCE_NOTEBOOKS
 from dr_utils.progress import clock
-from dr_utils.report.captions import caption, of_published
-from dr_utils.report.notebooks import HERE, Notebook, digest, is_made_from, read_notebooks
 from dr_utils.store import atomic_path
 
-__all__ = ["write_report"]
+__all__ = ["DONE", "FAILED", "write_report"]
 
-PAGE = "report.html"
+DONE = "dr_utils"  # key of a notebook's metadata: what the runner noted in it
+FAILED = ".failed"  # ends the name, before .ipynb, of a notebook that stopped in a cell
+HERE = Path(__file__).parent
 SHORT = 110  # characters of a claim's measurement and reason that are seen before unfolding
-COLOURS = 256
+OPEN = "measured, but open"
 NOT_RECORDED = "not recorded"
+NOT_OURS = "Published numbers of the paper's authors: nothing in this figure was measured by this suite."
+# What a notebook's page shows of an output: widgets and scripts have to fetch code, so their text or picture comes.
+SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
 
 
 def write_report(folder: str | Path, notebooks: Sequence[str] = ()) -> Path:
-    """Write the page of a run from what lies in its folder, and the notebooks as HTML.
+    """Write the page of a run from the files in its folder, and the notebooks as HTML.
 
     Parameters
     ----------
@@ -38,68 +49,66 @@ def write_report(folder: str | Path, notebooks: Sequence[str] = ()) -> Path:
     Returns
     -------
     Path
-        ``report.html`` in the folder. Pages are left as they are where nothing that they show has changed.
+        ``report.html`` in the folder. Pages that are younger than all files they show are left as they are.
 
     Raises
     ------
     ValueError
-        The folder has no tables, or a file that is no notebook.
+        The folder has no tables, or a file that is not a notebook.
     """
     folder = Path(folder)
     if not any((folder / "tables").glob("*.csv")):
         raise ValueError(f"no tables in {folder / 'tables'}; run ./run_all.sh first, with the --profile of that name.")
-    if _from_paper(folder):
-        notebooks = [name for name in notebooks if name[:2] in REFERENCE_NOTEBOOKS]
-    content = _content(folder, read_notebooks(folder, notebooks))
-    page = folder / PAGE
-    sources = [path.read_bytes() for path in sorted(HERE.glob("page.*"))]
-    made_from = digest(json.dumps(content, sort_keys=True).encode(), Path(__file__).read_bytes(), *sources)
-    if not is_made_from(page, made_from):
-        html = _rendered(folder, content, made_from)
+    page = folder / "report.html"
+    files = [path for kind in ("tables/*", "figures/*", "notebooks/*.ipynb") for path in folder.glob(kind)]
+    if _older(page, *files):
+        content = _content(folder, notebooks)
         with atomic_path(page) as part:
-            part.write_text(html, encoding="utf-8")
+            part.write_text(_rendered(folder, content), encoding="utf-8")
     return page
 
 
-def _content(folder: Path, notebooks: list[Notebook]) -> dict:
-    """All that the page shows, fit for JSON; figures by their hash."""
-    import yaml
+def _older(page: Path, *files: Path) -> bool:
+    """Return whether a page is missing, or older than a file that it shows or than what writes it."""
+    if not page.is_file():
+        return True
+    return any(path.stat().st_mtime > page.stat().st_mtime for path in (*files, *HERE.glob("*.*")))
 
-    tables = {name: _rows(folder / "tables" / f"{name}.csv") for name in ("claims", "networks", "tasks")}
-    profiles = [about["profile"] for about in (n.about for n in notebooks) if "profile" in about]
-    from_paper = _from_paper(folder)
-    figures = [_figure(folder, path, from_paper) for path in sorted((folder / "figures").glob("*.png"))]
-    shown = [_notebook(folder, notebook, figures) for notebook in notebooks]
-    drawn = {figure["stem"] for notebook in shown for figure in notebook["figures"]}
+
+def _content(folder: Path, expected: Sequence[str]) -> dict:
+    """Return all that the page shows but the pictures."""
+    claims, networks, tasks = (_rows(folder / "tables" / f"{name}.csv") for name in ("claims", "networks", "tasks"))
+    from_paper = bool(networks) and all(row.get("source") == PUBLISHED for row in networks)
+    figures = [_figure(path, from_paper) for path in sorted((folder / "figures").glob("*.png"))]
+    stems = {path.stem.removesuffix(FAILED) for path in (folder / "notebooks").glob("[!.]*.ipynb")}
+    stems.update(name for name in expected if not from_paper or name[:2] in REFERENCE_NOTEBOOKS)
+    notebooks = [_notebook(folder, name, figures) for name in sorted(stems)]
+    drawn = {figure["stem"] for notebook in notebooks for figure in notebook["figures"]}
+    notes = {notebook["name"]: notebook["about"] for notebook in notebooks if notebook["pages"]}
+    profile = next((about["profile"] for about in notes.values() if "profile" in about), {})
+    seconds = [about["seconds"] for about in notes.values() if "seconds" in about]
     return {
-        "name": profiles[0]["name"] if profiles else folder.resolve().name,
-        "title": profiles[0]["title"] if profiles else "",
+        "name": profile.get("name", folder.resolve().name),
+        "title": profile.get("title", ""),
         "from_paper": from_paper,
-        "notebooks": shown,
-        "seconds": _spent(notebooks),
+        "notebooks": notebooks,
+        "seconds": clock(sum(seconds)) if seconds else NOT_RECORDED,
         "facts": {
-            "device": _stated(notebooks, "device", str),
-            "hardware": _stated(notebooks, "hardware", str),
-            "versions": _stated(notebooks, "versions", lambda v: ", ".join(f"{k} {v[k]}" for k in v)),
-            "finished": _stated(notebooks, "finished", str),
+            "hardware": _answers(notes, "hardware"),
+            "device": _answers(notes, "device"),
+            "versions": _answers(notes, "versions", lambda found: ", ".join(f"{k} {v}" for k, v in found.items())),
+            "finished": _answers(notes, "finished"),
         },
-        "profiles": _stated(notebooks, "profile", _decisive),
-        "claims": _claims(tables["claims"]),
-        "counts": _counts(tables["claims"]),
-        "networks": tables["networks"],
-        "tasks": tables["tasks"],
-        "task_sources": [] if from_paper else _task_sources(tables["tasks"]),
+        "profiles": _answers(notes, "profile", _without_title),
+        "claims": [row | {"statement": getattr(CLAIMS.get(row["claim"]), "statement", "")} for row in claims],
+        "counts": _counts(claims),
+        "networks": networks,
+        "tasks": tasks,
+        "task_sources": [] if from_paper else _task_sources(tasks),
         "other_figures": [figure for figure in figures if figure["stem"] not in drawn],
-        "tables": sorted(path.name for path in (folder / "tables").glob("*.csv")),
+        "tables": sorted(path.stem for path in (folder / "tables").glob("*.csv")),
         "citation": yaml.safe_load((CHECKOUT / "CITATION.cff").read_text(encoding="utf-8")),
     }
-
-
-def _decisive(profile: dict) -> str:
-    """The profile as YAML without its title: with another one, what is finished is kept."""
-    import yaml
-
-    return yaml.safe_dump({k: v for k, v in profile.items() if k != "title"}, sort_keys=False, width=100)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -109,85 +118,102 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _from_paper(folder: Path) -> bool:
-    """Whether the tables hold the paper's published numbers."""
-    from dr_utils.claims.registry import PUBLISHED
-
-    rows = _rows(folder / "tables" / "networks.csv")
-    return bool(rows) and all(row.get("source") == PUBLISHED for row in rows)
-
-
-def _figure(folder: Path, path: Path, from_paper: bool) -> dict:
-    from PIL import Image
-
+def _figure(path: Path, from_paper: bool) -> dict:
+    """Return what the page says of a figure: its caption is in the PNG, or else made from its name."""
     with Image.open(path) as image:
-        width, height = image.size
-    words = of_published(caption(path.stem)) if from_paper else caption(path.stem)
-    tables = [name for name in words.tables if (folder / "tables" / f"{name}.csv").is_file()]
-    return {
-        "stem": path.stem, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "width": width, "height": height,
-        "number": words.number, "title": words.title, "text": words.text, "tables": tables,
-        "pdf": path.with_suffix(".pdf").is_file(),
-    }  # fmt: skip
+        (width, height), caption = image.size, image.info.get("Description", "")
+    number, words = re.fullmatch(r"(?:fig0*(\d+)_)?(.*)", path.stem, re.DOTALL).groups()
+    title, _, text = caption.partition(". ")
+    title = title.rstrip(".") or words.replace("_", " ").strip() or path.stem
+    if from_paper:
+        title, text = f"{title} (published numbers)", f"{NOT_OURS} {text}".strip()
+    return {"stem": path.stem, "width": width, "height": height, "number": f"Figure {number}" if number else "",
+            "title": title, "text": text, "pdf": path.with_suffix(".pdf").is_file()}  # fmt: skip
 
 
-def _notebook(folder: Path, notebook: Notebook, figures: list[dict]) -> dict:
-    about = notebook.about
-    return {
-        "name": notebook.name,
-        "title": notebook.title,
-        "status": notebook.status,
+def _notebook(folder: Path, name: str, figures: list[dict]) -> dict:
+    """Return what became of a notebook, written as HTML beside it."""
+    found = {"name": name, "title": name.replace("_", " "), "status": "not run", "about": {}, "pages": {}}
+    made: set[str] = set()
+    # A success removes the failed file, so where both are there the failure came last.
+    for suffix, status, words in (("", "done", "executed notebook"), (FAILED, "failed", "where it failed")):
+        path = folder / "notebooks" / f"{name}{suffix}.ipynb"
+        if path.is_file():
+            headings, about = _read(path)
+            found |= {"status": status, "about": about, "title": headings[0] if headings else found["title"]}
+            found["pages"][words] = f"notebooks/{to_html(path).name}"
+            made.update(about.get("made", ()))
+        elif suffix:
+            path.with_suffix(".html").unlink(missing_ok=True)
+    about = found["about"]
+    return found | {
         "stopped": f"{about['cell']}: {about['error']}" if "error" in about else "",
         "time": clock(about["seconds"]) if "seconds" in about else NOT_RECORDED,
-        "pages": notebook.pages,
-        "figures": [figure for figure in figures if f"figures/{figure['stem']}.png" in notebook.made],
-        "absent": [name for name in notebook.made if not (folder / name).is_file()],
+        "figures": [figure for figure in figures if f"figures/{figure['stem']}.png" in made],
+        "absent": sorted(name for name in made if not (folder / name).is_file()),
     }
 
 
-def _spent(notebooks: list[Notebook]) -> str:
-    seconds = [notebook.about["seconds"] for notebook in notebooks if "seconds" in notebook.about]
-    return clock(sum(seconds)) if seconds else NOT_RECORDED
+def _read(path: Path) -> tuple[list[str], dict]:
+    """Return a notebook's headings and what the runner noted in it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        texts = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "markdown"]
+        about = content["metadata"].get(DONE, {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a notebook ({error}); remove it, ./run_all.sh makes it anew.") from None
+    return [line.lstrip("# ") for text in texts for line in text.splitlines() if line.startswith("# ")], about
 
 
-def _stated(notebooks: Iterable[Notebook], key: str, written) -> dict[str, list[str]]:
-    """What the notebooks say about one fact: each answer, and which of those that ran gave it."""
+def to_html(path: Path) -> Path:
+    """Write an executed notebook as HTML beside it, unless the page there is younger.
+
+    The page has no scripts, its images are embedded, and it fetches nothing.
+    """
+    page = path.with_suffix(".html")
+    if _older(page, path):
+        from nbconvert import HTMLExporter  # heavy, and a second run needs none
+
+        exporter = HTMLExporter(extra_template_paths=[str(HERE)], template_file="notebook.html.j2", embed_images=True,
+                                log=_Silent("nbconvert"))  # fmt: skip
+        exporter.config.NbConvertBase.display_data_priority = SHOWN
+        html, _ = exporter.from_filename(str(path))
+        with atomic_path(page) as part:
+            part.write_text(html, encoding="utf-8")
+    return page
+
+
+class _Silent(logging.Logger):
+    # nbconvert warns of every figure without alternative text, which a notebook cannot give.
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
+        return level >= logging.ERROR
+
+
+def _answers(notes: dict[str, dict], key: str, written: Callable[..., str] = str) -> dict[str, list[str]]:
+    """Return what the notebooks say about a fact: each answer, and which of them gave it."""
     answers: dict[str, list[str]] = {}
-    for notebook in notebooks:
-        if notebook.status != "not run":
-            answer = written(notebook.about[key]) if key in notebook.about else NOT_RECORDED
-            answers.setdefault(answer, []).append(notebook.name)
+    for name, about in notes.items():
+        answers.setdefault(written(about[key]) if key in about else NOT_RECORDED, []).append(name)
     return answers
 
 
-def _claims(rows: list[dict[str, str]]) -> list[dict]:
-    from dr_utils.claims import CLAIMS
-
-    statements = {name: claim.statement for name, claim in CLAIMS.items()}
-    return [
-        {**row, "statement": statements.get(row["claim"], ""), "word": row["verdict"].replace("_", " ")} for row in rows
-    ]
+def _without_title(profile: dict) -> str:
+    """Return the profile as YAML; its title decides nothing."""
+    return yaml.safe_dump({k: v for k, v in profile.items() if k != "title"}, sort_keys=False, width=100)
 
 
-def _counts(rows: list[dict[str, str]]) -> dict[str, list[str]]:
-    """Claims by how they came out, in words."""
-    from dr_utils.claims.registry import DIFFERS, HOLDS, NOT_TESTED, NOTHING
-
-    groups = {
-        HOLDS: [row for row in rows if row["verdict"] == HOLDS],
-        DIFFERS: [row for row in rows if row["verdict"] == DIFFERS],
-        "measured, but open": [row for row in rows if row["verdict"] == NOT_TESTED and row["measured"] != NOTHING],
-        NOTHING: [row for row in rows if row["verdict"] == NOT_TESTED and row["measured"] == NOTHING],
-    }
-    return {words: [row["claim"] for row in group] for words, group in groups.items()}
+def _counts(rows: Iterable[dict[str, str]]) -> dict[str, list[str]]:
+    """Return the claims by verdict, in words."""
+    counts: dict[str, list[str]] = {HOLDS: [], DIFFERS: [], OPEN: [], NOTHING: []}
+    for row in rows:
+        untested = NOTHING if row["measured"] == NOTHING else OPEN
+        counts[untested if row["verdict"] == NOT_TESTED else row["verdict"]].append(row["claim"])
+    return counts
 
 
-def _task_sources(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Source, licence and note of every task; the table has no licence, the registry's card has."""
-    from dr_utils.datasets import available
-
-    cards = available()
-    sources = []
+def _task_sources(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    """Return source, licence and note of every task; the registry's card has the licence."""
+    cards, sources = available(), []
     for row in {row["dataset"]: row for row in rows}.values():
         card = cards.get(row["dataset"])
         licence, note = (card.licence, card.note) if card else ("not known to this version of the suite", "")
@@ -195,25 +221,26 @@ def _task_sources(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return sources
 
 
-def _rendered(folder: Path, content: dict, made_from: str) -> str:
-    from jinja2 import Environment, FileSystemLoader
+def _rendered(folder: Path, content: dict) -> str:
+    def linked(text: str) -> str:
+        # Tables named in backquotes become links.
+        def link(match: re.Match) -> str:
+            name = match[1]
+            return f'<a href="tables/{name}.csv">{name}</a>' if name in content["tables"] else f"<code>{name}</code>"
+
+        return re.sub(r"`(\w+)`", link, text)
 
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["short"] = lambda text: textwrap.shorten(text, SHORT, placeholder=" …")
+    environment.filters |= {"short": lambda text: textwrap.shorten(text, SHORT, placeholder=" …"), "linked": linked}
     environment.tests["long"] = lambda text: len(text) > SHORT
     environment.globals["picture"] = lambda stem: _data_uri(folder / "figures" / f"{stem}.png")
-    return environment.get_template("page.html.j2").render(**content, made_from=made_from)
+    return environment.get_template("page.html.j2").render(content)
 
 
 def _data_uri(path: Path) -> str:
-    """A figure as PNG with a palette: no colour of a plot is off by more than is seen, at a third of the size."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        white = Image.new("RGBA", image.size, "white")
-        flat = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    """Return a figure as PNG of 256 colours: none changes visibly, at a third of the size."""
     buffer = io.BytesIO()
-    flat.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-        buffer, "PNG", optimize=True
-    )
+    with Image.open(path) as image:
+        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -16,7 +17,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from dr_utils import runner
+from dr_utils import run as runner
+from dr_utils.report import DONE
 
 PARAMETERS = 'profile = "mini"\nout = ""\ndevice = "auto"'
 WRITE_TABLE = """\
@@ -27,11 +29,12 @@ tables.mkdir(parents=True, exist_ok=True)
 """
 
 
-def write_notebook(path: Path, *sources: str) -> None:
+def write_notebook(path: Path, *sources: str, reads: bool = False) -> None:
+    """Write a notebook that computes its own results; or one that reads the study's tables."""
     cells = [new_markdown_cell("# Title"), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
     for number, source in enumerate(sources, start=1):
         cells += [new_markdown_cell(f"## {number} Section"), new_code_cell(source)]
-    nbformat.write(new_notebook(cells=cells), path)
+    nbformat.write(new_notebook(cells=cells, metadata={} if reads else {"dr_utils": {"computes": True}}), path)
 
 
 @pytest.fixture
@@ -84,24 +87,18 @@ def test_a_whole_run_then_a_second_one(notebooks, arguments, tmp_path, capsys, m
     page = (tmp_path / "results/tiny/report.html").read_text()
     assert "02_bad: failed." in page and "notebooks/02_bad.failed.html" in page
 
-    good, bad = (json.loads((executed / name).read_text())["metadata"][runner.DONE] for name in (left[0], left[1]))
+    good, bad = (json.loads((executed / name).read_text())["metadata"][DONE] for name in (left[0], left[1]))
     assert good["made"] == ["tables/seen.csv"] and good["seconds"] > 0 and good["device"] == "cpu"
     assert good["profile"]["name"] == "tiny" and good["profile"]["seeds"] == [1, 2, 3]
     assert good["versions"]["torch"] == importlib.metadata.version("torch")
     assert good["versions"]["python"] == sys.version.split()[0]
     assert good["hardware"].endswith("threads") and abs(date.fromisoformat(good["finished"]) - date.today()).days <= 1
     assert bad["cell"] == f"cell {number} (2 Section)" and bad["error"] == "ValueError: first line second line"
-    assert "inputs" not in bad, "what failed must not pass for finished"
+    assert "key" not in bad, "what failed must not pass for finished"
 
     # Again: what is finished is kept to the byte, what failed is tried again and may now succeed.
     before = (executed / "01_good.ipynb").read_bytes()
     write_notebook(notebooks / "02_bad.ipynb", "1 + 1")
-    monkeypatch.setattr(runner.notebooks, "fingerprint", lambda notebook, run: "the same")
-    for name in ("01_good", "03_after"):
-        content = json.loads((executed / f"{name}.ipynb").read_text())
-        content["metadata"][runner.DONE]["inputs"] = "the same"
-        (executed / f"{name}.ipynb").write_text(json.dumps(content))
-    before = (executed / "01_good.ipynb").read_bytes()
     assert runner.main(arguments, notebooks) == 0
     shown = capsys.readouterr().out
     assert shown.count("finished earlier") == 2 and "[2/3] 02_bad: running" in shown and "all notebooks done" in shown
@@ -114,13 +111,13 @@ def test_a_whole_run_then_a_second_one(notebooks, arguments, tmp_path, capsys, m
 def finished(notebooks, arguments, tmp_path):
     """A notebook that finished, without the minute of running it."""
     write_notebook(notebooks / "01_good.ipynb", "1 + 1")
-    _, run = runner.prepare(runner.parse(arguments), notebooks)
+    _, run, _ = runner.prepare(runner.parse(arguments), notebooks)
     table = run.folder / "tables" / "probes.csv"
     table.parent.mkdir(parents=True)
     table.write_text("model\n")
     content = json.loads((notebooks / "01_good.ipynb").read_text())
-    inputs = runner.fingerprint(notebooks / "01_good.ipynb", run)
-    content["metadata"][runner.DONE] = {"inputs": inputs, "made": ["tables/probes.csv"]}
+    key = runner.notebook_key(notebooks / "01_good.ipynb", run)
+    content["metadata"][DONE] |= {"key": key, "made": ["tables/probes.csv"]}
     (run.executed / "01_good.ipynb").write_text(json.dumps(content))
     return notebooks / "01_good.ipynb", run, table
 
@@ -134,11 +131,16 @@ def test_finished_means_same_inputs_and_products(finished, arguments, monkeypatc
     table.write_text("model\n")
     assert runner.is_finished(notebook, run)
 
-    other = runner.Run(run.profile, run.profile_source, run.out, "cuda", run.notebooks)
-    assert not runner.is_finished(notebook, other)
-
-    changed = run.profile.model_copy(update={"seeds": [9]})
-    assert not runner.is_finished(notebook, runner.Run(changed, "", run.out, "cpu", run.notebooks))
+    for other in (
+        {"device": "cuda"},
+        {"profile": run.profile.model_copy(update={"seeds": [9]})},
+        {"parameters": {notebook: {"limit": 3}}},
+    ):
+        assert not runner.is_finished(notebook, dataclasses.replace(run, **other)), other
+    monkeypatch.setattr("dr_utils.run.notebooks.__version__", "0.0.1")
+    assert not runner.is_finished(notebook, run)
+    monkeypatch.undo()
+    assert runner.is_finished(notebook, run)
 
     write_notebook(notebook, "1 + 2")
     assert not runner.is_finished(notebook, run)
@@ -152,27 +154,20 @@ def test_outputs_in_the_source_do_not_count(finished):
     assert runner.is_finished(notebook, run)
 
 
-def test_only_what_results_depend_on_makes_them_stale(finished, tmp_path, monkeypatch):
+def test_tables_count_for_notebooks_that_read_them(finished):
     notebook, run, _ = finished
-    package = tmp_path / "dr_utils"
-    for room in ("report", "runner"):
-        (package / room).mkdir(parents=True)
-    monkeypatch.setattr(runner.notebooks, "__file__", str(package / "runner" / "notebooks.py"))
-    (package / "cka.py").write_text("")
-    before = runner.fingerprint(notebook, run)
-    for name in ("report/captions.py", "report/page.css", "readme.py", "runner/command.py"):
-        (package / name).write_text("changed")
-        assert runner.fingerprint(notebook, run) == before, name
-    (package / "cka.py").write_text("changed")
-    assert runner.fingerprint(notebook, run) != before
+    other = dataclasses.replace(run, tables={"probes": "a hash"})
+    assert runner.is_finished(notebook, other), "this one computes its own results"
+    write_notebook(notebook, "1 + 1", reads=True)
+    assert runner.notebook_key(notebook, run) != runner.notebook_key(notebook, other)
 
 
 def test_a_run_without_tables_says_why_there_is_no_report(finished):
-    _, run, table = finished
-    assert runner.report_line(run) == f"report (all on one page): {run.folder / 'report.html'}"
+    notebook, run, table = finished
+    assert runner.report_line(run, notebook.parent) == f"report (all on one page): {run.folder / 'report.html'}"
     (run.folder / "report.html").unlink()
     table.unlink()
-    assert runner.report_line(run).startswith("no report: no tables in ")
+    assert runner.report_line(run, notebook.parent).startswith("no report: no tables in ")
     assert not (run.folder / "report.html").exists()
 
 
@@ -181,6 +176,63 @@ def test_truncated_result_is_not_finished(finished):
     target = run.executed / notebook.name
     target.write_text(target.read_text()[:-40])
     assert not runner.is_finished(notebook, run)
+
+
+MEET = """\
+import time
+from pathlib import Path
+(Path(out) / "{name}").touch()
+for _ in range(6000):
+    if (Path(out) / "{other}").exists():
+        break
+    time.sleep(0.05)
+else:
+    raise RuntimeError("alone for five minutes")
+"""
+DRAW = """\
+import matplotlib.pyplot as plt
+from dr_utils.plots import save_figure
+_ = save_figure(plt.figure(), Path(out) / "tiny" / "figures", "{name}")
+"""
+
+
+def test_notebooks_that_read_the_tables_run_two_at_a_time_after_measuring(notebooks, arguments, tmp_path, monkeypatch):
+    """Each waits for the other; each is noted with the figures that it drew."""
+    for name, other in (("01_a", "02_b"), ("02_b", "01_a")):
+        code = MEET.format(name=name, other=other), DRAW.format(name=f"of_{name}")
+        write_notebook(notebooks / f"{name}.ipynb", *code, reads=True)
+    value = "1"
+
+    def measured(study) -> dict:
+        study.tables_folder.mkdir(parents=True, exist_ok=True)
+        (study.tables_folder / "probes.csv").write_text(value)
+        return {"probes": None}
+
+    monkeypatch.setattr("dr_utils.run.command.measure", measured)
+    assert runner.main(arguments, notebooks) == 0
+    executed = {path.stem: path for path in (tmp_path / "results/tiny/notebooks").glob("*.ipynb")}
+    for name, path in executed.items():
+        made = json.loads(path.read_text())["metadata"][DONE]["made"]
+        assert made == [f"figures/of_{name}.pdf", f"figures/of_{name}.png"]
+    before = {path: path.read_bytes() for path in executed.values()}
+    assert runner.main(arguments, notebooks) == 0
+    assert before == {path: path.read_bytes() for path in executed.values()}
+    value = "2"
+    assert runner.main(arguments, notebooks) == 0
+    assert all(path.read_bytes() != content for path, content in before.items())
+
+
+def test_measuring_that_fails_leaves_notebooks_that_need_no_tables(notebooks, arguments, monkeypatch, capsys):
+    def measured(study):
+        raise RuntimeError("no archive\nto be had")
+
+    monkeypatch.setattr("dr_utils.run.command.measure", measured)
+    write_notebook(notebooks / "01_reads.ipynb", reads=True)
+    write_notebook(notebooks / "08_computes.ipynb")
+    assert runner.main(arguments, notebooks) == 1
+    shown = capsys.readouterr().out
+    assert "measuring: RuntimeError: no archive to be had" in shown and "08_computes: done" in shown
+    assert "1 of 2 notebooks failed" in shown
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
@@ -263,18 +315,16 @@ def test_bad_input_is_told_in_one_line_before_anything_runs(notebooks, arguments
 
 
 def test_device(notebooks, arguments, monkeypatch, capsys):
-    import torch
-
     write_notebook(notebooks / "01_a.ipynb")
 
     def chosen(device: str) -> str:
         return runner.prepare(runner.parse([*arguments, "--device", device]), notebooks)[1].device
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("dr_utils.device.has_cuda", lambda: False)
     assert chosen("auto") == chosen("cpu") == "cpu"
     assert runner.main([*arguments, "--device", "cuda"], notebooks) == 2
     assert "torch sees no CUDA device" in capsys.readouterr().err
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("dr_utils.device.has_cuda", lambda: True)
     assert chosen("auto") == chosen("cuda") == "cuda"
     assert chosen("cpu") == "cpu"
 

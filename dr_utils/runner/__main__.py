@@ -1,5 +1,0 @@
-import sys
-
-from dr_utils.runner import main
-
-sys.exit(main())

@@ -1,11 +1,10 @@
-"""A JupyterLab on 127.0.0.1 and a Chromium that looks at it."""
+"""A JupyterLab on 127.0.0.1 and a Chromium that looks at it; everything waits for a state, nothing for a time."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -19,8 +18,17 @@ from pathlib import Path
 from dr_utils.profiles import CHECKOUT
 
 SCREENSHOTS = CHECKOUT / "outputs" / "screenshots"
-START = 180  # seconds that a server or a notebook may take on two busy cores
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+# JupyterLab's own account of the notebook on the page. Its indicator of the kernel cannot be used instead: it says
+# "idle" before there is a kernel, and what is asked to run then is dropped without a word.
+READY = """() => {
+  const panel = window.jupyterapp?.shell.currentWidget;
+  const kernel = panel?.sessionContext?.session?.kernel;
+  return Boolean(panel?.context?.isReady && panel.sessionContext.isReady
+    && kernel?.connectionStatus === 'connected' && kernel.status === 'idle');
+}"""
+RUN_ALL = "() => window.jupyterapp.commands.execute('notebook:run-all-cells')"  # resolves when all cells have run
+ERROR = "[data-mime-type='application/vnd.jupyter.error']"
 # Resolves with the milliseconds from a key press on a slider to the frame after the last change of anything in its
 # output, charts and headings included; null where the readout did not change.
 REPAINT = """(key) => new Promise((done) => {
@@ -49,17 +57,18 @@ def chromium() -> str | None:
 
 
 @contextlib.contextmanager
-def browser() -> Iterator:
-    """A headless Chromium."""
+def browser(**options) -> Iterator:
+    """A page of a headless Chromium that waits as long as a state takes to come; `options` as Playwright's new_page."""
     from playwright.sync_api import sync_playwright
 
+    # Containers have no user namespaces for its sandbox, and a /dev/shm that is too small.
+    switches = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
     with sync_playwright() as play:
-        # Containers have no user namespaces for its sandbox, and a /dev/shm that is too small.
-        opened = play.chromium.launch(
-            executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        )
+        opened = play.chromium.launch(executable_path=chromium(), args=switches, timeout=0)
         try:
-            yield opened
+            page = opened.new_page(**options)
+            page.set_default_timeout(0)
+            yield page
         finally:
             opened.close()
 
@@ -82,11 +91,10 @@ def server(command: list[str], folder: Path, ready: str | None = None) -> Iterat
             [sys.executable, "-m", *command, f"--port={port}"], cwd=folder, env=environment, stdout=log, stderr=log
         )
         try:
-            end = time.monotonic() + START
             while True:
                 with contextlib.suppress(OSError), _knock(port, ready):
                     break
-                if process.poll() is not None or time.monotonic() > end:
+                if process.poll() is not None:
                     raise RuntimeError(f"{command[0]} did not start:\n{(folder / 'server.log').read_text()[-2000:]}")
                 time.sleep(0.3)
             yield port
@@ -99,8 +107,8 @@ def server(command: list[str], folder: Path, ready: str | None = None) -> Iterat
 
 def _knock(port: int, path: str | None):
     if path is None:
-        return socket.create_connection(("127.0.0.1", port), timeout=5)
-    return urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5)
+        return socket.create_connection(("127.0.0.1", port))
+    return urllib.request.urlopen(f"http://127.0.0.1:{port}{path}")
 
 
 @contextlib.contextmanager
@@ -114,7 +122,7 @@ def lab(folder: Path, theme: str = "light") -> Iterator[str]:
         json.dumps({"fetchNews": "false", "checkForUpdates": False})
     )
     command = ["jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--IdentityProvider.token={token}", "--allow-root",
-               f"--ServerApp.root_dir={folder}", "--ServerApp.port_retries=0"]  # fmt: skip
+               f"--ServerApp.root_dir={folder}", "--ServerApp.port_retries=0", "--expose-app-in-browser"]  # fmt: skip
     with server(command, folder, f"/api/status?token={token}") as port:
         yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}"
 
@@ -129,25 +137,18 @@ def place_notebook(name: str, folder: Path, **parameters) -> Path:
     return path
 
 
-def run_all(page, address: str) -> None:
-    """Open a notebook, run all its cells and wait until the kernel is idle again."""
-    page.goto(address, timeout=START * 1000)
-    idle = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
-    page.wait_for_selector(idle, timeout=START * 1000)
-    page.locator(".jp-Notebook .jp-Cell").first.click()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name=re.compile("^Run All Cells")).first.click()
-    finished(page)
+def open_notebook(page, address: str) -> None:
+    """Open a notebook and run all its cells, once its kernel is there."""
+    page.goto(address)
+    page.wait_for_function(READY)
+    run_all(page)
 
 
-def finished(page) -> None:
-    """Wait until every cell that was asked to run has run; those out of sight may not be drawn."""
-    page.wait_for_timeout(1000)
-    page.wait_for_function(
-        "() => ![...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(p => p.innerText.includes('*'))",
-        timeout=START * 1000,
-    )
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=START * 1000)
+def run_all(page) -> None:
+    """Run all cells of the notebook on the page, to the end; an error in a cell is raised."""
+    page.evaluate(RUN_ALL)
+    errors = page.locator(ERROR).all_inner_texts()
+    assert not errors, "\n".join(errors)
 
 
 def picture(page, name: str) -> Path:

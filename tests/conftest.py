@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 # Before anything imports matplotlib, numpy or torch.
@@ -14,6 +16,20 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+LIMIT = 3600  # seconds for a whole run of the tests: the only clock in them
+
+
+def pytest_sessionstart(session):
+    """Stop a run in which something is waited for that never comes, and say where."""
+
+    def stop(*_):
+        pytest.exit(f"the tests have run for {LIMIT // 60} minutes: this one waits for something that does not come", 1)
+
+    if hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGALRM, stop)
+        signal.alarm(LIMIT)
 
 
 def pytest_collection_modifyitems(items):

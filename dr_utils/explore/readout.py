@@ -10,7 +10,7 @@ import pandas as pd
 from IPython.display import HTML
 
 HEADLESS = "DR_HEADLESS"  # set where notebooks are executed without a person
-CONTROL = {"style": {"description_width": "7.5em"}, "layout": {"width": "auto", "min_width": "300px"}}
+CONTROL = {"style": {"description_width": "8.5em"}, "layout": {"width": "auto", "min_width": "300px"}}
 
 
 _CHOSEN: dict[tuple, dict] = {}

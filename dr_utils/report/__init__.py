@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from dr_utils.claims import CLAIMS
-from dr_utils.claims.registry import DIFFERS, HOLDS, NOT_TESTED, NOTHING, PUBLISHED
+from dr_utils.claims.registry import NOTHING, PUBLISHED
 from dr_utils.datasets import available
 from dr_utils.profiles import CHECKOUT, REFERENCE_NOTEBOOKS
 from dr_utils.progress import clock
@@ -29,8 +29,6 @@ DONE = "dr_utils"  # key of a notebook's metadata: what the runner noted in it
 FAILED = ".failed"  # ends the name, before .ipynb, of a notebook that stopped in a cell
 HERE = Path(__file__).parent
 SHORT = 110  # characters of a claim's measurement and reason that are seen before unfolding
-OPEN = "measured, but open"
-NOT_RECORDED = "not recorded"
 NOT_OURS = "Published numbers of the paper's authors: nothing in this figure was measured by this suite."
 # What a notebook's page shows of an output: widgets and scripts have to fetch code, so their text or picture comes.
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
@@ -84,31 +82,27 @@ def _content(folder: Path, expected: Sequence[str]) -> dict:
     stems.update(name for name in expected if not from_paper or name[:2] in REFERENCE_NOTEBOOKS)
     notebooks = [_notebook(folder, name, figures) for name in sorted(stems)]
     drawn = {figure["stem"] for notebook in notebooks for figure in notebook["figures"]}
-    notes = {notebook["name"]: notebook["about"] for notebook in notebooks if notebook["pages"]}
-    profile = next((about["profile"] for about in notes.values() if "profile" in about), {})
-    seconds = [about["seconds"] for about in notes.values() if "seconds" in about]
+    profiles = [notebook["about"]["profile"] for notebook in notebooks if "profile" in notebook["about"]]
     return {
-        "name": profile.get("name", folder.resolve().name),
-        "title": profile.get("title", ""),
+        "name": profiles[0]["name"] if profiles else folder.resolve().name,
+        "title": profiles[0]["title"] if profiles else "",
         "from_paper": from_paper,
         "notebooks": notebooks,
-        "seconds": clock(sum(seconds)) if seconds else NOT_RECORDED,
-        "facts": {
-            "hardware": _answers(notes, "hardware"),
-            "device": _answers(notes, "device"),
-            "versions": _answers(notes, "versions", lambda found: ", ".join(f"{k} {v}" for k, v in found.items())),
-            "finished": _answers(notes, "finished"),
-        },
-        "profiles": _answers(notes, "profile", _without_title),
-        "claims": [row | {"statement": getattr(CLAIMS.get(row["claim"]), "statement", "")} for row in claims],
-        "counts": _counts(claims),
+        "profiles": list(dict.fromkeys(map(_without_title, profiles))),
+        "claims": claims,
+        "statements": {name: claim.statement for name, claim in CLAIMS.items()},
         "networks": networks,
         "tasks": tasks,
-        "task_sources": [] if from_paper else _task_sources(tasks),
+        "cards": {} if from_paper else available(),
         "other_figures": [figure for figure in figures if figure["stem"] not in drawn],
         "tables": sorted(path.stem for path in (folder / "tables").glob("*.csv")),
         "citation": yaml.safe_load((CHECKOUT / "CITATION.cff").read_text(encoding="utf-8")),
     }
+
+
+def _without_title(profile: dict) -> str:
+    """Return a profile as YAML; its title decides nothing."""
+    return yaml.safe_dump({k: v for k, v in profile.items() if k != "title"}, sort_keys=False, width=100)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -147,8 +141,8 @@ def _notebook(folder: Path, name: str, figures: list[dict]) -> dict:
             path.with_suffix(".html").unlink(missing_ok=True)
     about = found["about"]
     return found | {
+        "versions": ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items()),
         "stopped": f"{about['cell']}: {about['error']}" if "error" in about else "",
-        "time": clock(about["seconds"]) if "seconds" in about else NOT_RECORDED,
         "figures": [figure for figure in figures if f"figures/{figure['stem']}.png" in made],
         "absent": sorted(name for name in made if not (folder / name).is_file()),
     }
@@ -174,51 +168,17 @@ def to_html(path: Path) -> Path:
     if _older(page, path):
         from nbconvert import HTMLExporter  # heavy, and a second run needs none
 
-        exporter = HTMLExporter(extra_template_paths=[str(HERE)], template_file="notebook.html.j2", embed_images=True,
-                                log=_Silent("nbconvert"))  # fmt: skip
+        # Its log warns of every figure without alternative text, which a notebook cannot give.
+        log = logging.getLogger("nbconvert")
+        log.setLevel(logging.ERROR)
+        exporter = HTMLExporter(
+            extra_template_paths=[str(HERE)], template_file="notebook.html.j2", embed_images=True, log=log
+        )
         exporter.config.NbConvertBase.display_data_priority = SHOWN
         html, _ = exporter.from_filename(str(path))
         with atomic_path(page) as part:
             part.write_text(html, encoding="utf-8")
     return page
-
-
-class _Silent(logging.Logger):
-    # nbconvert warns of every figure without alternative text, which a notebook cannot give.
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
-        return level >= logging.ERROR
-
-
-def _answers(notes: dict[str, dict], key: str, written: Callable[..., str] = str) -> dict[str, list[str]]:
-    """Return what the notebooks say about a fact: each answer, and which of them gave it."""
-    answers: dict[str, list[str]] = {}
-    for name, about in notes.items():
-        answers.setdefault(written(about[key]) if key in about else NOT_RECORDED, []).append(name)
-    return answers
-
-
-def _without_title(profile: dict) -> str:
-    """Return the profile as YAML; its title decides nothing."""
-    return yaml.safe_dump({k: v for k, v in profile.items() if k != "title"}, sort_keys=False, width=100)
-
-
-def _counts(rows: Iterable[dict[str, str]]) -> dict[str, list[str]]:
-    """Return the claims by verdict, in words."""
-    counts: dict[str, list[str]] = {HOLDS: [], DIFFERS: [], OPEN: [], NOTHING: []}
-    for row in rows:
-        untested = NOTHING if row["measured"] == NOTHING else OPEN
-        counts[untested if row["verdict"] == NOT_TESTED else row["verdict"]].append(row["claim"])
-    return counts
-
-
-def _task_sources(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
-    """Return source, licence and note of every task; the registry's card has the licence."""
-    cards, sources = available(), []
-    for row in {row["dataset"]: row for row in rows}.values():
-        card = cards.get(row["dataset"])
-        licence, note = (card.licence, card.note) if card else ("not known to this version of the suite", "")
-        sources.append({"title": row["title"], "source": row.get("source", ""), "licence": licence, "note": note})
-    return sources
 
 
 def _rendered(folder: Path, content: dict) -> str:
@@ -232,9 +192,10 @@ def _rendered(folder: Path, content: dict) -> str:
 
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"short": lambda text: textwrap.shorten(text, SHORT, placeholder=" …"), "linked": linked}
+    environment.filters["clock"] = clock
     environment.tests["long"] = lambda text: len(text) > SHORT
     environment.globals["picture"] = lambda stem: _data_uri(folder / "figures" / f"{stem}.png")
-    return environment.get_template("page.html.j2").render(content)
+    return environment.get_template("page.html.j2").render(content, nothing=NOTHING)
 
 
 def _data_uri(path: Path) -> str:

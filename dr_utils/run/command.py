@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from dr_utils import claims
 from dr_utils.checks import short
+from dr_utils.claims.view import View
 from dr_utils.device import device_name
 from dr_utils.fetch import data_dir
 from dr_utils.profiles import PROFILES, REFERENCE_NOTEBOOKS, find_profile, load_profile
@@ -23,7 +25,7 @@ from dr_utils.run.notebooks import NOTEBOOKS, Outcome, Run, computes, find_noteb
 from dr_utils.run.options import parse
 from dr_utils.run.parameters import read_parameters
 from dr_utils.store import sha256_of
-from dr_utils.study import Study
+from dr_utils.study import Study, write_table
 
 
 def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
@@ -118,8 +120,18 @@ def execute(notebooks: Sequence[Path], run: Run, study: Study | None) -> list[Ou
 
 
 def measure(study: Study) -> Iterable[str]:
-    """Compute what a study lacks and write its tables; return their names."""
-    return study.run()
+    """Compute what a study lacks, judge the claims, write all tables, and return their names."""
+    tables = study.run()
+    if "claims" not in tables:
+        judged = {"claims": claims.judge(tables)}
+        if not study.profile.reference:
+            judged["against_paper"] = claims.against_paper(View(tables))
+        for name, table in judged.items():
+            path, content = study.tables_folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n")
+            if not path.is_file() or path.read_text(encoding="utf-8") != content:
+                write_table(table, path)
+        tables |= judged
+    return tables
 
 
 def say(line: str) -> None:
@@ -161,11 +173,11 @@ def claims_lines(path: Path) -> list[str]:
     """Count the verdicts of a claims table and name the claims that differ."""
     if not path.is_file():
         return []
-    claims = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     verdicts = ("holds", "differs", "not_tested")
-    counts = ", ".join(f"{(claims.verdict == verdict).sum()} {verdict.replace('_', ' ')}" for verdict in verdicts)
-    return ["", f"the paper's {len(claims)} claims: {counts}  ({shown(path)})"] + [
-        "  "
-        + short(f"differs: {row.claim} ({row.paper_figure}): published {row.published}; measured {row.measured}", 160)
-        for row in claims[claims.verdict == "differs"].itertuples()
-    ]
+    counts = ", ".join(f"{(table.verdict == verdict).sum()} {verdict.replace('_', ' ')}" for verdict in verdicts)
+    lines = ["", f"the paper's {len(table)} claims: {counts}  ({shown(path)})"]
+    for row in table[table.verdict == "differs"].itertuples():
+        found = f"published {row.published}; measured {row.measured}"
+        lines.append("  " + short(f"differs: {row.claim} ({row.paper_figure}): {found}", 160))
+    return lines

@@ -74,7 +74,7 @@ class Augmentation:
     view: int
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.name not in RECIPES:
             raise unknown("augmentation", self.name, RECIPES)
         if self.view < 0:
@@ -82,21 +82,16 @@ class Augmentation:
 
     @property
     def recipe(self) -> Recipe:
-        """What may happen to an image."""
+        """Return what may happen to an image."""
         return RECIPES[self.name]
 
     @property
     def identity(self) -> dict:
-        """What decides the view, fit for JSON: part of the key of its features."""
+        """Return what decides the view, fit for JSON: part of the key of its features."""
         return {"recipe": self.name, **asdict(self.recipe), "view": self.view, "seed": self.seed}
 
-    def _draws(self, start: int, n: int) -> np.ndarray:
-        """Uniform numbers in [0, 1) of images start .. start + n - 1, one column each."""
-        bits = np.random.PCG64([self.seed, self.view]).advance(_DRAWS * start)
-        return np.random.Generator(bits).random((n, _DRAWS)).T
-
-    def draws(self, start: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return what happens to resized images start .. start + n - 1.
+    def draws(self, start: int, n: int) -> tuple[np.ndarray, ...]:
+        """Return what happens to images start .. start + n - 1.
 
         Returns
         -------
@@ -107,13 +102,16 @@ class Augmentation:
             Which of the three comes first, second and third.
         angles : float32 array of shape [n]
             Radians, counter-clockwise.
+        crops : int array of shape [n]
+            Seeds.
         """
-        u, r = self._draws(start, n), self.recipe
-        strengths = np.array([r.brightness, r.contrast, r.saturation])
-        factors = 1 + strengths * (2 * u[1:4].T - 1)
-        angles = np.radians(r.degrees) * (2 * u[5] - 1)
-        orders = _ORDERS[(len(_ORDERS) * u[4]).astype(int)]
-        return u[0] < r.flip, factors.astype(np.float32), orders, angles.astype(np.float32)
+        bits = np.random.PCG64([self.seed, self.view]).advance(_DRAWS * start)
+        u, r = np.random.Generator(bits).random((n, _DRAWS)), self.recipe
+        factors = 1 + np.array([r.brightness, r.contrast, r.saturation]) * (2 * u[:, 1:4] - 1)
+        orders = _ORDERS[(len(_ORDERS) * u[:, 4]).astype(int)]
+        angles = np.radians(r.degrees) * (2 * u[:, 5] - 1)
+        crops = (u[:, 6] * 2**53).astype(int)
+        return u[:, 0] < r.flip, factors.astype(np.float32), orders, angles.astype(np.float32), crops
 
     def crops(self, images: Sequence[np.ndarray], start: int) -> Sequence[np.ndarray]:
         """Cut uint8 images [H, W, 3] to their random parts, where the recipe has that; `start` is the first's index."""
@@ -123,31 +121,23 @@ class Augmentation:
         from torchvision.transforms import RandomResizedCrop
 
         parts = []
-        for image, u in zip(images, self._draws(start, len(images))[6], strict=True):
+        for image, seed in zip(images, self.draws(start, len(images))[-1], strict=True):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(u * 2**53))
+                torch.manual_seed(int(seed))
                 shape = torch.empty(3, *image.shape[:2], device="meta")
                 top, left, height, width = RandomResizedCrop.get_params(shape, [0.08, 1.0], [3 / 4, 4 / 3])
             parts.append(image[top : top + height, left : left + width])
         return parts
 
     def __call__(self, batch: torch.Tensor, start: int) -> torch.Tensor:
-        """Flip, jitter and rotate resized images.
+        """Flip, jitter and rotate resized images, float [B, 3, H, W], RGB in [0, 1], on their device.
 
-        Parameters
-        ----------
-        batch : float tensor of shape [B, 3, H, W]
-            RGB in [0, 1], images start .. start + B - 1; cut by `crops` before they were resized.
-        start : int
-
-        Returns
-        -------
-        float tensor of shape [B, 3, H, W], on the same device
+        They are images start .. start + B - 1 of the set, cut by `crops` before they were resized.
         """
         import torch
 
-        given = (torch.from_numpy(draws).to(batch.device) for draws in self.draws(start, len(batch)))
-        flip, factors, orders, angles = given
+        drawn = [torch.from_numpy(given).to(batch.device) for given in self.draws(start, len(batch))]
+        flip, factors, orders, angles, _ = drawn
         batch = torch.where(flip[:, None, None, None], batch.flip(-1), batch)
         batch = _jittered(batch, factors, orders)
         return _rotated(batch, angles) if self.recipe.degrees else batch

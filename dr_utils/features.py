@@ -33,11 +33,11 @@ class Features:
 
     Attributes
     ----------
-    x : float32 array of shape [n, D]
-        float16 where that was asked for. From a gigabyte on it is a map of the file.
+    x : float32 or float16 array of shape [n, D]
+        From a gigabyte on it is a map of the file.
     y : int64 array of shape [n]
     key : str
-        Key in the store: a hash of network, images, resolution and precision.
+        In the store.
     manifest : dict
         What the key was made from, and with which library versions the features were computed.
     """
@@ -105,7 +105,8 @@ def extract(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
-    identity = _identity(network, task.digest, resolution, device, precision, augmentation, dtype)
+    options = {"resolution": resolution, "device": device, "precision": precision, "dtype": dtype}
+    identity = _identity(network, task.digest, augmentation=augmentation, **options)
     key = key_of(identity)
     if store and (found := stored(key)) is not None:
         return found
@@ -129,18 +130,12 @@ def extract(
     return Features(x, y, key, manifest)
 
 
-def features_key(
-    network: Network,
-    digest: str,
-    *,
-    resolution: int | None = None,
-    device: str | torch.device = "auto",
-    precision: str = "auto",
-    augmentation: Augmentation | None = None,
-    dtype: str = "float32",
-) -> str:
-    """Return the key that `extract` gives the features of a task with this digest; no images and no weights needed."""
-    return key_of(_identity(network, digest, resolution, device, precision, augmentation, dtype))
+def features_key(network: Network, digest: str, **options) -> str:
+    """Return the key that `extract` gives, with these of its options, to the features of a task with this digest.
+
+    Neither images nor weights are needed.
+    """
+    return key_of(_identity(network, digest, **options))
 
 
 def stored(key: str) -> Features | None:
@@ -149,7 +144,9 @@ def stored(key: str) -> Features | None:
     return found and Features(found.arrays["x"], found.arrays["y"], key, found.about)
 
 
-def _identity(network, digest: str, resolution, device, precision: str, augmentation, dtype: str) -> dict:
+def _identity(
+    network, digest, *, resolution=None, device="auto", precision="auto", augmentation=None, dtype="float32"
+) -> dict:
     """Return what decides the features, fit for JSON."""
     if precision not in ("auto", "float32", "mixed"):
         raise ValueError(f"precision must be 'auto', 'float32' or 'mixed'; got {precision!r}.")

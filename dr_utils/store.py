@@ -29,25 +29,19 @@ import platformdirs
 
 log = logging.getLogger(__name__)
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-# From this many bytes on arrays are written to and read from a memory map. A smaller file is read whole, so that
-# nothing that happens to it afterwards reaches a running study.
+# Larger files are memory maps. A smaller one is read whole, so that nothing that happens to it later reaches a study.
 MAPPED_BYTES = 1 << 30
 _HEADER_BYTES = 1 << 16  # set aside in a mapped file, whose header comes first and is known last
-_HEADER_LIMIT = 100 << 20
-# Safetensors' names of types and NumPy's: "F32" is "<f4".
-_TYPES = {"BOOL": "|b1"} | {
-    f"{kind.upper()}{8 * size}": np.dtype(f"<{kind}{size}").str
-    for kind, sizes in {"i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)}.items()
-    for size in sizes
+# NumPy's names of types by those of safetensors.
+_TYPES = {"BOOL": "|b1", "U8": "|u1", "I8": "|i1"} | {
+    f"{kind.upper()}{8 * size}": f"<{kind}{size}" for kind in "iuf" for size in (2, 4, 8)
 }
+_NAMES = {code: name for name, code in _TYPES.items()}
 _TABLE = "table/"
+Arrays, Tables = Mapping[str, np.ndarray], Mapping[str, pd.DataFrame]
 
 _HOST = re.sub(r"[^\w.]", "", socket.gethostname())
 _PART = re.compile(r"\..+\.(?P<host>[\w.]*)-(?P<pid>\d+)-\d+\.part")
-_STALE_SECONDS = 24 * 3600  # for a writer on another machine, where nobody can tell whether it still runs
 
 
 class AssetError(RuntimeError):
@@ -59,12 +53,9 @@ class CacheError(AssetError):
 
 
 def cache_dir() -> Path:
-    """Return the cache folder: $DR_HOME, else the platform's user cache folder. It is made if it is not there.
+    """Return the cache folder, made if need be: $DR_HOME, else the platform's user cache folder.
 
-    Raises
-    ------
-    CacheError
-        The folder cannot be made, or there is a file in its place.
+    Raises CacheError if it cannot be made, or there is a file in its place.
     """
     given = os.environ.get("DR_HOME")
     folder = Path(given).expanduser() if given else platformdirs.user_cache_path("diffused-redundancy")
@@ -76,13 +67,7 @@ def cache_dir() -> Path:
 
 
 def check_cache(needed_bytes: int = 0) -> Path:
-    """Return the cache folder after making sure that it can be written and has `needed_bytes` bytes free.
-
-    Raises
-    ------
-    CacheError
-        Not writable, or too little space; the message names the folder and says what to do.
-    """
+    """Return the cache folder if it can be written and has `needed_bytes` free, else raise CacheError."""
     folder = cache_dir()
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-"):
@@ -100,28 +85,17 @@ def check_cache(needed_bytes: int = 0) -> Path:
 
 def cache_error(folder: Path, error: OSError) -> CacheError:
     """Return the error that says what to do about a folder that is full or cannot be written."""
-    if error.errno in NO_ROOM:
-        return CacheError(
-            f"the disk of the cache folder {folder} is full; make room there, "
-            "or set DR_HOME to a folder on a larger disk."
-        )
-    return CacheError(
-        f"the cache folder {folder} cannot be written ({error.strerror or error}); "
-        "make it a writable folder, or set DR_HOME to one."
-    )
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "is full; make room there" if full else f"cannot be written ({error.strerror or error}); make it writable"
+    return CacheError(f"the cache folder {folder} {what}, or set DR_HOME to a folder elsewhere.")
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; it takes the place of `path` only if the block succeeds.
 
-    The file is on the disk before it gets its name, so that a crash leaves the old file or the new one. Temporary
-    files that killed processes left in the folder are removed.
-
-    Raises
-    ------
-    CacheError
-        The folder cannot be written or its disk is full.
+    The file is on the disk before it gets its name, so that a crash leaves the old file or the new one. Temporary files
+    that killed processes left in the folder are removed. Raises CacheError if the folder is full or cannot be written.
     """
     path = Path(path)
     # Host and process keep two runs that store the same thing at the same time out of each other's way.
@@ -130,17 +104,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(path.parent)
         yield part
-        with open(part, "r+b") as file:
-            os.fsync(file.fileno())
+        _flush(part)
         os.replace(part, path)
-        with contextlib.suppress(OSError):  # not every system opens folders
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        with contextlib.suppress(OSError):  # not every file system flushes folders
+            _flush(path.parent)
     except OSError as error:
-        if error.errno in NO_ROOM + NO_WRITING:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
             raise cache_error(path.parent, error) from error
         raise
     finally:
@@ -148,19 +117,25 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def _flush(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def _remove_left_over(folder: Path) -> None:
-    for name in os.listdir(folder):
-        if not (found := _PART.fullmatch(name)):
-            continue
-        with contextlib.suppress(OSError):
-            stale = time.time() - os.stat(folder / name).st_mtime > _STALE_SECONDS
-            if found["host"] == _HOST and os.name == "posix":
+    for path in folder.glob(".*.part"):
+        if found := _PART.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                stale = time.time() - path.stat().st_mtime > 24 * 3600  # its writer may run on another machine
                 try:
                     os.kill(int(found["pid"]), 0)  # asks only whether it runs
                 except ProcessLookupError:
-                    stale = True
-            if stale:
-                os.unlink(folder / name)
+                    stale = stale or found["host"] == _HOST
+                if stale:
+                    path.unlink()
 
 
 def sha256_of(path_or_bytes: str | os.PathLike | bytes) -> str:
@@ -173,25 +148,18 @@ def sha256_of(path_or_bytes: str | os.PathLike | bytes) -> str:
 
 @dataclass(frozen=True)
 class Stored:
-    """What was stored under one key.
+    """What is stored under one key; in a file of a gigabyte or more, the arrays are read-only maps of it."""
 
-    Where the file has a gigabyte or more, `arrays` are read-only maps of it. `about` is what the writer noted, as JSON
-    gives it back.
-    """
-
-    arrays: dict[str, np.ndarray]
-    tables: dict[str, pd.DataFrame]
+    arrays: Arrays
+    tables: Tables
     about: dict
 
 
 def key_of(identity: Mapping) -> str:
     """Return the key of a thing: 32 hexadecimal digits that follow from what it is made from.
 
-    Parameters
-    ----------
-    identity : mapping
-        Everything that decides the thing, fit for JSON; the order of its entries does not matter. A `VERSION` that is
-        raised with the code that makes the thing belongs in it.
+    `identity` is everything that decides the thing, fit for JSON, in any order. The `VERSION` of the code that makes it
+    is part of it.
 
     Examples
     --------
@@ -207,37 +175,15 @@ def path_of(kind: str, key: str) -> Path:
 
 
 def has(kind: str, key: str) -> bool:
-    """Whether a file is there; `read` tells whether it is sound."""
+    """Return whether a file is there; `read` tells whether it is sound."""
     return path_of(kind, key).is_file()
 
 
-def write(
-    kind: str,
-    key: str,
-    *,
-    about: Mapping,
-    arrays: Mapping[str, np.ndarray] | None = None,
-    tables: Mapping[str, pd.DataFrame] | None = None,
-) -> None:
-    """Store arrays and tables under their key, in place of what is there.
+def write(kind: str, key: str, *, about: Mapping, arrays: Arrays | None = None, tables: Tables | None = None):
+    """Store arrays of numbers or truth values, and tables without their index, in place of what is there.
 
-    Parameters
-    ----------
-    kind, key : str
-        Folder and name, see `path_of`; the key usually comes from `key_of`.
-    about : mapping
-        What a reader wants to know of them, fit for JSON.
-    arrays : mapping of str to array, optional
-        Of numbers or truth values.
-    tables : mapping of str to DataFrame, optional
-        Their index is not kept.
-
-    Raises
-    ------
-    CacheError
-        The cache folder cannot be written, or is full.
-    TypeError
-        An array of objects or text.
+    `about` is what a reader wants to know of them, fit for JSON. Raises TypeError for an array of objects or text,
+    CacheError if the cache folder is full or cannot be written.
     """
     content = dict(arrays or {})
     for name, table in (tables or {}).items():
@@ -249,49 +195,15 @@ def write(
         _save(part, f"{kind}/{key}", about, content)
 
 
-def read(kind: str, key: str) -> Stored | None:
-    """Return what is stored under a key; None where there is nothing.
-
-    A file that is damaged, or has another thing's name, counts as absent: one line of the log says so, and the file
-    is removed.
-    """
-    path = path_of(kind, key)
-    if not path.is_file():
-        if os.path.lexists(path):
-            log.warning("%s/%s is not a file; it is made again", kind, path.name)
-        return None
-    try:
-        return _load(path, f"{kind}/{key}")
-    except OSError as error:
-        log.warning("%s/%s cannot be read (%s); it is made again", kind, path.name, error.strerror or error)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        log.warning("%s/%s is damaged; it is made again", kind, path.name)
-        with contextlib.suppress(OSError):
-            path.unlink()
-    return None
-
-
 @contextlib.contextmanager
-def create(
-    kind: str, key: str, shape: tuple[int, ...], dtype: str, *, about: Mapping, arrays: Mapping[str, np.ndarray]
-) -> Iterator[np.ndarray]:
-    """Give an array to be filled, which may be larger than memory; it is stored as "x" if the block succeeds.
+def create(kind: str, key: str, shape: tuple, dtype: str, *, about: Mapping, arrays: Arrays) -> Iterator[np.ndarray]:
+    """Give an array [shape] to be filled; it is stored as "x", beside `arrays`, if the block succeeds.
 
-    Parameters
-    ----------
-    kind, key, about, arrays
-        As `write` takes them: what is stored beside it.
-    shape, dtype
-        Of the array. From a gigabyte on it is a map of the file.
-
-    Raises
-    ------
-    CacheError
-        The cache folder cannot be written, or is full.
+    It may be larger than memory: from a gigabyte on it is a map of the file. Raises as `write` does.
     """
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     mapped = n_bytes >= MAPPED_BYTES
-    check_cache(n_bytes)
+    check_cache(n_bytes + _HEADER_BYTES)
     with _new(kind, key) as part:
         if mapped:
             x = np.memmap(part, dtype, mode="w+", offset=_HEADER_BYTES, shape=shape)
@@ -314,49 +226,61 @@ def _new(kind: str, key: str) -> Iterator[Path]:
             shutil.rmtree(path)
 
 
-def _save(part: Path, name: str, about: Mapping, arrays: Mapping[str, np.ndarray], mapped: bool = False) -> None:
+def _save(part: Path, name: str, about: Mapping, arrays: Arrays, mapped: bool = False) -> None:
     """Write a safetensors file; if `mapped`, the first array is in its place already."""
-    if not mapped:  # large items first keep every array aligned
-        arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize))
     header: dict = {"__metadata__": {"name": name, "about": _canonical(about).decode()}}
     pieces, end = [], 0
-    types = {code: type_name for type_name, code in _TYPES.items()}
     for label, array in arrays.items():
-        if array.dtype.str not in types:
+        if array.dtype.str not in _NAMES:
             raise TypeError(f"arrays of type {array.dtype} cannot be stored ({label}); give numbers or truth values.")
         start, end = end, end + array.nbytes
-        header[label] = {"dtype": types[array.dtype.str], "shape": list(array.shape), "data_offsets": [start, end]}
+        header[label] = {"dtype": _NAMES[array.dtype.str], "shape": list(array.shape), "data_offsets": [start, end]}
         pieces.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     header["__metadata__"]["content"] = _content_hash(header, pieces)
     text = _canonical(header)
     length = _HEADER_BYTES - 8 if mapped else len(text) + -len(text) % 8
-    if len(text) > length:
-        raise ValueError(f"{name}: more is noted about it ({len(text)} bytes) than a mapped file has room for.")
+    assert len(text) <= length, f"more is noted about {name} than a mapped file has room for"
     with open(part, "r+b" if mapped else "wb") as file:
         file.write(length.to_bytes(8, "little") + text.ljust(length))
-        if mapped:
-            arrays["x"].flush()
-            file.seek(0, os.SEEK_END)
+        file.seek(0, os.SEEK_END)
         for piece in pieces[mapped:]:
             file.write(piece)
+    if mapped:
+        arrays["x"].flush()
+
+
+def read(kind: str, key: str) -> Stored | None:
+    """Return what is stored under a key; None where there is nothing.
+
+    A file that is damaged or bears another thing's name counts as absent: a line of the log says so, and it is removed.
+    """
+    path = path_of(kind, key)
+    try:
+        return _load(path, f"{kind}/{key}") if os.path.lexists(path) else None
+    except (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        log.warning("%s/%s is damaged or cannot be read; it is made again", kind, path.name)
+        if not isinstance(error, OSError):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    return None
 
 
 def _load(path: Path, name: str) -> Stored:
-    large = path.stat().st_size >= MAPPED_BYTES
-    raw = np.memmap(path, np.uint8, mode="r") if large else np.fromfile(path, np.uint8)
+    if not path.is_file():
+        raise ValueError("a folder, or something that never ends")
+    mapped = path.stat().st_size >= MAPPED_BYTES
+    raw = np.memmap(path, np.uint8, mode="r") if mapped else np.fromfile(path, np.uint8)
     start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
-    if start > _HEADER_LIMIT:
-        raise ValueError("a header of absurd size")
-    header, data = json.loads(raw[8:start].tobytes()), raw[start:]
+    header, data = json.loads(raw[8 : min(start, 1 << 27)].tobytes()), raw[start:]
     metadata = header["__metadata__"]
     content = metadata.pop("content")
     if metadata["name"] != name or content != _content_hash(header, [data]):
         raise ValueError("another thing, or damaged")
     # From here on everything is as it was written.
+    del header["__metadata__"]
     arrays, tables = {}, {}
-    for label in header.keys() - {"__metadata__"}:
-        about = header[label]
-        piece = data[slice(*about["data_offsets"])].view(_TYPES[about["dtype"]]).reshape(about["shape"])
+    for label, entry in header.items():
+        piece = data[slice(*entry["data_offsets"])].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
         if label.startswith(_TABLE):
             tables[label.removeprefix(_TABLE)] = pd.read_parquet(io.BytesIO(piece))
         else:

@@ -24,7 +24,7 @@ def test_every_image_is_changed_as_torchvision_would(height, width):
     view = Augmentation("paper", view=3, seed=5)
     ours = view(batch, 0)
     apply = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
-    flips, factors, orders, angles = view.draws(0, 12)
+    flips, factors, orders, angles, _ = view.draws(0, 12)
     assert 0 < flips.sum() < 12
     for i, image in enumerate(batch):
         expected = F.horizontal_flip(image) if flips[i] else image
@@ -38,7 +38,7 @@ def test_every_image_is_changed_as_torchvision_would(height, width):
 
 
 def test_draws_are_those_of_the_recipe():
-    flips, factors, orders, angles = Augmentation("paper", view=0).draws(0, 20_000)
+    flips, factors, orders, angles, _ = Augmentation("paper", view=0).draws(0, 20_000)
     assert flips.mean() == pytest.approx(0.5, abs=0.02)
     for column in factors.T:
         assert 0.75 <= column.min() < 0.76 and 1.24 < column.max() <= 1.25

@@ -13,10 +13,12 @@ import io
 import json
 import logging
 import math
+import mmap
 import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -53,10 +55,7 @@ class CacheError(AssetError):
 
 
 def cache_dir() -> Path:
-    """Return the cache folder, made if need be: $DR_HOME, else the platform's user cache folder.
-
-    Raises CacheError if it cannot be made, or there is a file in its place.
-    """
+    """Return the cache folder, made if need be ($DR_HOME, else the platform's), or raise CacheError."""
     given = os.environ.get("DR_HOME")
     folder = Path(given).expanduser() if given else platformdirs.user_cache_path("diffused-redundancy")
     try:
@@ -148,7 +147,7 @@ def sha256_of(path_or_bytes: str | os.PathLike | bytes) -> str:
 
 @dataclass(frozen=True)
 class Stored:
-    """What is stored under one key; in a file of a gigabyte or more, the arrays are read-only maps of it."""
+    """What is stored under one key; in a file of a gigabyte or more, the arrays are maps of it."""
 
     arrays: Arrays
     tables: Tables
@@ -205,14 +204,11 @@ def create(kind: str, key: str, shape: tuple, dtype: str, *, about: Mapping, arr
     mapped = n_bytes >= MAPPED_BYTES
     check_cache(n_bytes + _HEADER_BYTES)
     with _new(kind, key) as part:
-        if mapped:
-            x = np.memmap(part, dtype, mode="w+", offset=_HEADER_BYTES, shape=shape)
-            # Writing through a map to a full disk kills the process; asking for the room before raises. Not on macOS.
-            if hasattr(os, "posix_fallocate"):
-                with open(part, "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, _HEADER_BYTES + n_bytes)
-        else:
-            x = np.empty(shape, dtype)
+        x = np.memmap(part, dtype, "w+", _HEADER_BYTES, shape) if mapped else np.empty(shape, dtype)
+        # Writing through a map to a full disk kills the process; asking for the room before raises. Not on macOS.
+        if mapped and hasattr(os, "posix_fallocate"):
+            with open(part, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, _HEADER_BYTES + n_bytes)
         yield x
         _save(part, f"{kind}/{key}", about, {"x": x, **arrays}, mapped)
 
@@ -245,8 +241,6 @@ def _save(part: Path, name: str, about: Mapping, arrays: Arrays, mapped: bool = 
         file.seek(0, os.SEEK_END)
         for piece in pieces[mapped:]:
             file.write(piece)
-    if mapped:
-        arrays["x"].flush()
 
 
 def read(kind: str, key: str) -> Stored | None:
@@ -268,8 +262,7 @@ def read(kind: str, key: str) -> Stored | None:
 def _load(path: Path, name: str) -> Stored:
     if not path.is_file():
         raise ValueError("a folder, or something that never ends")
-    mapped = path.stat().st_size >= MAPPED_BYTES
-    raw = np.memmap(path, np.uint8, mode="r") if mapped else np.fromfile(path, np.uint8)
+    raw = _mapped(path) if path.stat().st_size >= MAPPED_BYTES else np.fromfile(path, np.uint8)
     start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
     header, data = json.loads(raw[8 : min(start, 1 << 27)].tobytes()), raw[start:]
     metadata = header["__metadata__"]
@@ -286,6 +279,13 @@ def _load(path: Path, name: str) -> Stored:
         else:
             arrays[label] = np.require(piece, requirements="A")
     return Stored(arrays, tables, json.loads(metadata["about"]))
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Return a file's bytes as a map that torch may take as writable: what is written reaches memory, not the file."""
+    flags = mmap.MAP_PRIVATE | (0x4000 if sys.platform == "linux" else 0)  # MAP_NORESERVE: it may exceed memory
+    with open(path, "rb") as file:
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, flags, mmap.PROT_READ | mmap.PROT_WRITE), np.uint8)
 
 
 def _content_hash(header: Mapping, pieces: list[np.ndarray]) -> str:

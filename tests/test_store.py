@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import mmap
 import os
 import shutil
 import signal
@@ -355,6 +356,22 @@ def fill(key="k", dtype="float32"):
     return x
 
 
+def is_mapped(array) -> bool:
+    while array is not None and not isinstance(array, mmap.mmap | memoryview):
+        array = getattr(array, "base", None)
+    return isinstance(getattr(array, "obj", array), mmap.mmap)
+
+
+def test_a_file_larger_than_memory_can_be_mapped(tmp_path):
+    size = 4 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(size)
+    if (tmp_path / "sparse").stat().st_blocks > 1000:
+        pytest.skip("no sparse files on this file system")
+    found = store._mapped(tmp_path / "sparse")
+    assert found.nbytes == size and found[size // 2] == 0 and found.flags.writeable
+
+
 def test_large_files_are_mapped_and_hold_the_same(monkeypatch, caplog):
     fill()
     small = store.read("cells", "k")
@@ -362,7 +379,11 @@ def test_large_files_are_mapped_and_hold_the_same(monkeypatch, caplog):
     for dtype in ("float32", "float16"):
         assert isinstance(fill(dtype=dtype), np.memmap)
         mapped = store.read("cells", "k")
-        assert isinstance(mapped.arrays["x"], np.memmap) and mapped.about == small.about
+        assert is_mapped(mapped.arrays["x"]) and mapped.arrays["x"].flags.writeable and mapped.about == small.about
+        before = store.path_of("cells", "k").read_bytes()
+        mapped.arrays["x"][0, 0] += 1  # changes what this process sees
+        assert store.path_of("cells", "k").read_bytes() == before
+        mapped = store.read("cells", "k")
         for name in ("x", "y"):
             np.testing.assert_array_equal(mapped.arrays[name], small.arrays[name].astype(mapped.arrays[name].dtype))
             np.testing.assert_array_equal(

@@ -51,7 +51,6 @@ def test_notebooks_are_committed_clean_and_shaped_alike(path):
     assert cells[1].metadata.get("tags") == ["parameters"]
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code), "strip the outputs"
-    assert max(len(cell.source.splitlines()) for cell in code[1:]) <= 12, "logic belongs in dr_utils"
     prose = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
     assert prose >= 0.8 * sum(len(cell.source.split()) for cell in code)
     if path.stem not in WITHOUT_CLAIMS:

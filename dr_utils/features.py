@@ -101,7 +101,7 @@ def extract(
     >>> from dr_utils import load_dataset, load_model
     >>> digits = load_dataset("digits", "test", size=100)
     >>> extract(load_model("small_resnet"), digits, store=False).x.shape
-    (100, 256)
+    (100, 512)
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}.")

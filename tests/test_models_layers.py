@@ -8,8 +8,7 @@ import torch
 
 from dr_utils.claims.view import View
 from dr_utils.models import check_network, load_model, split_layer
-from dr_utils.plots import middle_layers
-from dr_utils.plots.style import looks, network_looks
+from dr_utils.plots import look, looks, titled
 from dr_utils.profiles import Profile
 from dr_utils.study import Study
 
@@ -62,12 +61,12 @@ def test_a_study_reads_them_and_claims_leave_them_out(tmp_path, monkeypatch):
     )  # fmt: skip
     study = Study(profile, out=tmp_path, device="cpu")
     tables = study.run()
-    assert middle_layers(tables) == ["small_resnet@3", "small_resnet@4", "small_resnet"]
     assert set(tables["probes"].model) == set(profile.networks)
     view = View(tables)
     assert view.layers() == ["small_resnet"] and view.models("standard") == ["small_resnet"]
-    shown = network_looks(view, middle_layers(tables))
-    assert len({look.color for look in shown.values()}) == 3
-    assert network_looks(view, ["small_resnet"])["small_resnet"] == looks(["small_resnet"])["small_resnet"]
+    rows = titled(tables["probes"], tables)
+    assert len(set(look("network", rows, tables)["palette"].values())) == 3
+    alone = look("network", rows[rows["model"].eq("small_resnet")], tables)
+    assert alone["palette"] == looks(alone["palette"])["palette"] and len(alone["palette"]) == 1
     assert not tables["claims"].measured.str.contains("@").any()
     assert not study.missing(), "what is done is known without loading it"

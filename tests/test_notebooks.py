@@ -52,10 +52,10 @@ def test_notebooks_are_committed_clean_and_shaped_alike(path):
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code), "strip the outputs"
     prose = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
-    assert prose >= 0.8 * sum(len(cell.source.split()) for cell in code)
+    assert prose >= 0.25 * sum(len(cell.source.split()) for cell in code), "a reader needs words between the cells"
     if path.stem not in WITHOUT_CLAIMS:
-        assert cells[-1].source.startswith("show(") and cells[-2].source.startswith("## ")
-        assert cells[-4].source.startswith("## ") and cells[-3].source.startswith("explore.figures.")
+        assert cells[-1].source.startswith("show(") and "## " in cells[-2].source
+        assert "## " in cells[-4].source and "explore." in cells[-3].source
 
 
 def test_no_claim_is_shown_twice_and_known_notebooks_have_figures():
@@ -72,7 +72,7 @@ def test_notebook_ran_to_its_claims(finished, name):
     assert all(cell.execution_count for cell in code)
     html = "".join(output.data.get("text/html", "") for output in code[-1].outputs if "data" in output)
     # Nobody was there to move a slider: its table is shown.
-    sliders = [cell for cell in code if re.search(r"explore\.(start|figures)|^shown$", cell.source, re.MULTILINE)]
+    sliders = [cell for cell in code if re.search(r"explore\.(start|figures|curve)|^shown$", cell.source, re.MULTILINE)]
     assert sliders and all(re.search("dr-(readout|recommendation)", str(cell.outputs)) for cell in sliders)
     if name in WITHOUT_CLAIMS:
         return

@@ -99,10 +99,12 @@ def test_redundancy_has_both_rules_at_the_deltas_asked_for(found):
     assert table.eval("low <= dr and dr <= high").all()
 
 
-def test_figures_take_the_tables(found, tmp_path):
+def test_figures_take_the_tables(found):
     own = found[0]
-    for name, figure in (("a", plots.prevalence(own.tables, [own.network])), ("b", plots.projections(own.tables))):
-        assert all(path.is_file() for path in plots.save_figure(figure, tmp_path, name))
+    rows = plots.titled(own.tables["probes"], own.tables)
+    assert set(rows["network"]) == {"own features"} and len(rows) == len(own.tables["probes"])
+    assert set(plots.look("task", rows, own.tables)["palette"]) == set(rows["task"])
+    assert plots.published("accuracy", rows, own.tables).empty
 
 
 def test_paper_probes_few_neurons_and_few_samples():

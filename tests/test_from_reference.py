@@ -223,7 +223,7 @@ def test_the_option_stands_alone(other, capsys):
 
 def test_the_option_is_the_profile_and_its_notebooks(tmp_path):
     for arguments in (["--from-reference"], ["--profile", "reference"]):
-        notebooks, run, _ = runner.prepare(runner.parse([*arguments, "--out", str(tmp_path)]))
+        notebooks, run = runner.prepare(runner.parse([*arguments, "--out", str(tmp_path)]))
         assert [path.stem for path in notebooks] == ["01_prevalence", "03_architectures"]
         assert run.profile.reference and run.source == "reference" and run.folder == tmp_path / "reference"
 

@@ -111,7 +111,7 @@ def test_a_whole_run_then_a_second_one(notebooks, arguments, tmp_path, capsys, m
 def finished(notebooks, arguments, tmp_path):
     """A notebook that finished, without the minute of running it."""
     write_notebook(notebooks / "01_good.ipynb", "1 + 1")
-    _, run, _ = runner.prepare(runner.parse(arguments), notebooks)
+    _, run = runner.prepare(runner.parse(arguments), notebooks)
     table = run.folder / "tables" / "probes.csv"
     table.parent.mkdir(parents=True)
     table.write_text("model\n")
@@ -203,9 +203,9 @@ def test_notebooks_that_read_the_tables_run_two_at_a_time_after_measuring(notebo
         write_notebook(notebooks / f"{name}.ipynb", *code, reads=True)
     value = "1"
 
-    def measured(study) -> dict:
-        study.tables_folder.mkdir(parents=True, exist_ok=True)
-        (study.tables_folder / "probes.csv").write_text(value)
+    def measured(run) -> dict:
+        (run.folder / "tables").mkdir(parents=True, exist_ok=True)
+        (run.folder / "tables" / "probes.csv").write_text(value)
         return {"probes": None}
 
     monkeypatch.setattr("dr_utils.run.command.measure", measured)
@@ -223,7 +223,7 @@ def test_notebooks_that_read_the_tables_run_two_at_a_time_after_measuring(notebo
 
 
 def test_measuring_that_fails_leaves_notebooks_that_need_no_tables(notebooks, arguments, monkeypatch, capsys):
-    def measured(study):
+    def measured(run):
         raise RuntimeError("no archive\nto be had")
 
     monkeypatch.setattr("dr_utils.run.command.measure", measured)

@@ -36,37 +36,30 @@ def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
 def start(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> int:
     """Do a run whose options are read, and return the exit status as `main` does."""
     try:
-        notebooks, run, study = prepare(args, folder)
+        notebooks, run = prepare(args, folder)
     except (ValueError, RuntimeError) as error:
         print(f"run_all.sh: {error}", file=sys.stderr)
         return 2
     begun = time.monotonic()
-    say(f"profile {run.profile.name}: {len(notebooks)} notebooks on {run.device}, results in {shown(run.folder)}")
+    run.say(f"profile {run.profile.name}: {len(notebooks)} notebooks on {run.device}, results in {shown(run.folder)}")
     # A scheduler's or container's SIGTERM ends a run as cleanly as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        outcomes = execute(notebooks, run, study)
+        outcomes = execute(notebooks, run)
         report = report_line(run, folder)
     except KeyboardInterrupt:
-        say("interrupted: what is finished is kept, the same command goes on from here")
+        run.say("interrupted: what is finished is kept, the same command goes on from here")
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
-    for line in summary(outcomes, run, report):
-        say(line)
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     end = f"{failed} of {len(outcomes)} notebooks failed" if failed else "all notebooks done"
-    say(f"\n{end} in {clock(time.monotonic() - begun)}")
+    run.say("\n".join([*summary(outcomes, run, report), "", f"{end} in {clock(time.monotonic() - begun)}"]))
     return 1 if failed else 0
 
 
-def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Path], Run, Study | None]:
-    """Check everything that can be checked before long work starts.
-
-    Returns
-    -------
-    list of Path, Run, Study or None
-        The notebooks, what they share, and the study, if any of them reads it.
+def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Path], Run]:
+    """Check everything that can be checked before long work starts; return the notebooks and what they share.
 
     Raises
     ------
@@ -81,8 +74,7 @@ def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Pa
     notebooks = find_notebooks(folder, args.only or (REFERENCE_NOTEBOOKS if profile.reference else None))
     parameters = read_parameters(args.parameter, notebooks)
     study = Study(profile, out=args.out, device=args.device)
-    reads = not all(map(computes, notebooks))
-    if reads:
+    if not all(map(computes, notebooks)):
         study.check_files()
     run = Run(
         profile,
@@ -91,36 +83,35 @@ def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Pa
         device=device_name(args.device),
         parameters=parameters,
         force=args.force,
-        say=say,
     )
     try:
         run.executed.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=run.executed):
             pass
     except OSError as error:
-        raise ValueError(
-            f"cannot write to {run.executed}: {error.strerror}; choose another folder with --out."
-        ) from None
-    return notebooks, run, study if reads else None
+        why = f"{error.strerror}; choose another folder with --out."
+        raise ValueError(f"cannot write to {run.executed}: {why}") from None
+    return notebooks, run
 
 
-def execute(notebooks: Sequence[Path], run: Run, study: Study | None) -> list[Outcome]:
+def execute(notebooks: Sequence[Path], run: Run) -> list[Outcome]:
     """Compute the study, then run the notebooks; if there are no tables, only those that do not read them."""
     failed = {}
-    if study is not None:
-        say("measuring: results of earlier runs are reused")
+    if readers := [notebook for notebook in notebooks if not computes(notebook)]:
+        run.say("measuring: results of earlier runs are reused")
         try:
-            run.tables = {name: sha256_of(study.tables_folder / f"{name}.csv") for name in measure(study)}
+            run.tables = {name: sha256_of(run.folder / "tables" / f"{name}.csv") for name in measure(run)}
         except Exception as error:  # noqa: BLE001 - notebooks that need no tables can still run
             why = short(f"{type(error).__name__}: {error}", 1000)
-            say(f"measuring failed: {why}")
-            failed = {n: Outcome(n, "failed", cell="measuring", error=why) for n in notebooks if not computes(n)}
+            run.say(f"measuring failed: {why}")
+            failed = {notebook: Outcome(notebook, "failed", cell="measuring", error=why) for notebook in readers}
     done = {outcome.notebook: outcome for outcome in run_notebooks([n for n in notebooks if n not in failed], run)}
     return [(failed | done)[notebook] for notebook in notebooks]
 
 
-def measure(study: Study) -> Iterable[str]:
+def measure(run: Run) -> Iterable[str]:
     """Compute what a study lacks, judge the claims, write all tables, and return their names."""
+    study = Study(run.profile, out=run.out, device=run.device)
     tables = study.run()
     if "claims" not in tables:
         judged = {"claims": claims.judge(tables)}
@@ -132,11 +123,6 @@ def measure(study: Study) -> Iterable[str]:
                 write_table(table, path)
         tables |= judged
     return tables
-
-
-def say(line: str) -> None:
-    """Print a whole line now: the output may be a pipe."""
-    print(line, flush=True)
 
 
 def shown(path: Path) -> str:

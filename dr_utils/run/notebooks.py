@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -56,7 +57,7 @@ class Run:
     parameters: Mapping[Path, Mapping[str, object]] = field(default_factory=dict)
     tables: Mapping[str, str] = field(default_factory=dict)  # hashes of the study's tables, by name
     force: bool = False
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = partial(print, flush=True)  # at once: the output may be a pipe
 
     @property
     def folder(self) -> Path:
@@ -180,7 +181,9 @@ def _run_one(execution: Execution, run: Run) -> Outcome:
         return Outcome(notebook, "failed")
     # What failed has no key: it must not pass for finished.
     noted = {"cell": execution.cell, "error": error} if error else {"key": key}
-    noted |= {"made": _made(notebook, run, started), "seconds": round(seconds, 1), **_circumstances(run)}
+    noted |= {"made": _made(notebook, run, started), "seconds": round(seconds, 1), "device": run.device}
+    noted |= {"profile": run.profile.model_dump(mode="json"), "hardware": hardware_name(run.device)}
+    noted |= {"versions": versions(), "finished": datetime.now(UTC).date().isoformat()}
     output = failed if error else target
     try:
         execution.notebook.metadata[DONE] = {**execution.notebook.metadata.get(DONE, {}), **noted}
@@ -210,14 +213,3 @@ def _drawn_by(figure: Path) -> str:
         return ""
     with Image.open(figure) as image:
         return image.info.get("Source", "")
-
-
-def _circumstances(run: Run) -> dict:
-    """Return what the report says about a run, fit for JSON."""
-    return {
-        "profile": run.profile.model_dump(mode="json"),
-        "device": run.device,
-        "hardware": hardware_name(run.device),
-        "versions": versions(),
-        "finished": datetime.now(UTC).date().isoformat(),
-    }

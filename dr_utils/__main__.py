@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dr_utils.device import device_name
 from dr_utils.estimate import estimate, report
-from dr_utils.models.paper.listing import table
+from dr_utils.models.listing import table
 from dr_utils.profiles import CHECKOUT, load_profile
 from dr_utils.readme import renew
 from dr_utils.report import write_report
@@ -52,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "run":
             return start(args)
         if args.command == "models":
-            print(table(args.data))
+            if args.data:
+                os.environ["DR_DATA"] = args.data
+            print(table())
         elif args.command == "estimate":
             profile = load_profile(args.profile)
             found = estimate(profile, device=args.device, batch_size=args.batch)

@@ -137,13 +137,13 @@ def notebook_of(profile: Profile, network: Network, task: str) -> str:
 
 def images_per_second(network: Network, resolution: int, device: torch.device, batch_size: int, mixed: bool) -> float:
     """Throughput of the network on batches that are on the device already."""
-    network = network.eval().to(device=device, memory_format=torch.channels_last)
+    module = network.module.to(device=device, memory_format=torch.channels_last)
     batch = torch.rand(batch_size, 3, resolution, resolution, device=device).contiguous(
         memory_format=torch.channels_last
     )
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
     with torch.inference_mode(), torch.autocast(device.type, half, enabled=mixed):
-        seconds = _seconds(lambda: network(batch), device)
+        seconds = _seconds(lambda: module(batch), device)
     return batch_size / seconds
 
 
@@ -218,7 +218,7 @@ def estimate(profile: Profile, *, device: str = "auto", batch_size: int | None =
     rows, speeds = [], {}
     for name, tasks in progress(list(by_network.items()), desc="calibrating", unit="networks"):
         network = load_model(name, pretrained=False)
-        shape = tuple((key, tuple(value.shape)) for key, value in network.state_dict().items())
+        shape = tuple((key, tuple(value.shape)) for key, value in network.module.state_dict().items())
         for task in tasks:
             resolution = network.card.side or profile.tasks[task].resolution
             # Networks of one architecture are measured once.

@@ -162,7 +162,7 @@ def _identity(
         precision = "float16" if on_gpu else "bfloat16"
     return {
         "version": VERSION,
-        "network": getattr(network, "identity", None) or [network.weight_hash, network.preprocessing],
+        "network": network.identity,
         "images": digest,
         "resolution": resolution,
         "precision": precision,
@@ -175,7 +175,7 @@ def _forward(out, network, images, resolution, device, batch_size, autocast, aug
     """Fill `out` [n, D]."""
     import torch
 
-    module = getattr(network, "module", network).eval().to(device=device, memory_format=torch.channels_last)
+    module = network.module.to(device=device, memory_format=torch.channels_last)
     mixed = torch.autocast(device.type, autocast, enabled=autocast != torch.float32)
     done, bar = 0, progress(total=len(images), desc=label, unit="images")
     with torch.inference_mode(), mixed, bar, read_ahead(images) as ready:

@@ -30,7 +30,7 @@ from torchvision import models as torchvision_models
 from torchvision.datasets import CIFAR100, Flowers102
 
 from dr_utils import datasets
-from dr_utils.models.paper import CARDS, augreg, robust
+from dr_utils.models import PAPER, architectures
 from dr_utils.profiles import PROFILES
 
 WNIDS = datasets.available()["imagenet1k"].classes
@@ -152,15 +152,15 @@ def write_weights(folder: Path) -> None:
     """Write a file for each of the 21 networks."""
     folder.mkdir()
     trunk = blurred_trunk()
-    for seed, card in enumerate(card for card in CARDS.values() if not card.extra):
+    for seed, card in enumerate(card for card in PAPER.values() if not card.extra):
         torch.manual_seed(seed)
         path = folder / card.file
         if card.layout == "timm":
             save_file(shaken(timm.create_model(card.architecture), seed).state_dict(), path)
         elif card.layout == "robust":
-            torch.save({"model": wrapped(shaken(robust.build(card), seed)), "epoch": 89}, path)
+            torch.save({"model": wrapped(shaken(architectures.build(card)[0], seed)), "epoch": 89}, path)
         elif card.layout == "augreg":
-            np.savez(path, **to_arrays(augreg.build(card)))
+            np.savez(path, **to_arrays(architectures.build(card)[0]))
         elif card.training == "mrl":
             torch.save(released(trunk | mrl_heads()), path)
         else:

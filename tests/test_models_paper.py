@@ -22,11 +22,11 @@ from torchvision import models as torchvision_models
 
 import dr_utils
 from dr_utils.claims.paper_names import paper_network
-from dr_utils.models import available, check_network, load_model
-from dr_utils.models.paper import CARDS, load_paper, matryoshka, plain, robust
-from dr_utils.models.paper.listing import rows
-from dr_utils.models.paper.reading import read_checkpoint_with_extras, read_state
-from dr_utils.store import AssetError
+from dr_utils.models import PAPER as CARDS
+from dr_utils.models import architectures, available, check_network, listing, load_model
+from dr_utils.models.files import Inert, read_weights
+from dr_utils.models.layouts import fit, read_layout
+from dr_utils.store import AssetError, sha256_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -66,10 +66,19 @@ def shaken(module, seed=0):
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path, monkeypatch):
     """A person's data folder."""
     (tmp_path / "weights").mkdir()
+    monkeypatch.setenv("DR_DATA", str(tmp_path))
+    monkeypatch.setenv("DR_HOME", str(tmp_path / "home"))
     return tmp_path
+
+
+def loaded(name, **options):
+    """A network with its weights."""
+    network = load_model(name, **options)
+    assert not network.module.training
+    return network
 
 
 @pytest.fixture
@@ -148,11 +157,11 @@ def test_timm_says_the_same(name):
 @pytest.mark.parametrize("name", CARDS)
 def test_every_architecture_has_its_width(name):
     with torch.device("meta"):
-        network = load_paper(name, pretrained=False)
+        network = loaded(name, pretrained=False)
         x = torch.empty(1, 3, 224, 224)
         assert network(x).shape == (1, CARDS[name].width) == (1, network.width)
         assert network.logits(x).shape == (1, 21843 if "21k" in name else 1000)
-    assert not network.training and not any(p.requires_grad for p in network.parameters()) and network.left_out == ()
+    assert not any(p.requires_grad for p in network.module.parameters()) and network.left_out == ()
 
 
 # ---------------------------------------------------------------- robust models
@@ -204,7 +213,7 @@ def test_robust_checkpoints(form, resnet18, data):
     optimizer = torch.optim.SGD(resnet18.parameters(), lr=0.1, momentum=0.9).state_dict()
     extras = {"optimizer": optimizer, "epoch": 90, "schedule": Schedule(), "prec1": np.float64(53.1)}
     torch.save({"model": wrapped(resnet18, inside), **extras}, place(data, "resnet18_l2_eps3"), **options)
-    network = load_paper("resnet18_l2_eps3", data=data)
+    network = loaded("resnet18_l2_eps3")
     for side in (64, 97):
         x = images(side=side)
         torch.testing.assert_close(network(x), resnet_reference(resnet18, x), atol=1e-5, rtol=1e-4)
@@ -214,7 +223,7 @@ def test_robust_checkpoints(form, resnet18, data):
     assert f"{len(resnet18.state_dict())} keys module.attacker.model.*" in left_out
     assert "objects of test_models_paper.Schedule" in left_out and "scalar" in left_out
     np.testing.assert_allclose(network.preprocessing["mean"], [0.485, 0.456, 0.406])
-    assert not any(p.requires_grad for p in network.parameters()) and network.card is CARDS["resnet18_l2_eps3"]
+    assert not any(p.requires_grad for p in network.module.parameters()) and network.card is CARDS["resnet18_l2_eps3"]
 
 
 def changed(key, value=None):
@@ -247,32 +256,34 @@ def test_robust_checkpoints_that_are_refused(case, resnet18, data):
     change(state)
     torch.save({"model": state, "epoch": 1}, place(data, "resnet18_l2_eps3"))
     with pytest.raises(AssetError, match=message) as error:
-        load_paper("resnet18_l2_eps3", data=data)
+        loaded("resnet18_l2_eps3")
     assert "\n" not in str(error.value) and "resnet18_l2_eps3.ckpt" in str(error.value)
 
 
 def test_another_architecture_and_a_truncated_file(resnet18, data):
     torch.save({"model": wrapped(resnet18)}, place(data, "resnet50_l2_eps3"))
     with pytest.raises(AssetError, match=r"does not fit resnet50_l2_eps3 \(resnet50\): \d+ of 320 keys missing \("):
-        load_paper("resnet50_l2_eps3", data=data)
+        loaded("resnet50_l2_eps3")
     content = place(data, "resnet50_l2_eps3").read_bytes()
     for n_bytes in (len(content) // 2, 100, 0):
         place(data, "resnet18_l2_eps3").write_bytes(content[:n_bytes])
         with pytest.raises(AssetError, match="resnet18_l2_eps3.ckpt is refused: damaged, cut short"):
-            load_paper("resnet18_l2_eps3", data=data)
+            loaded("resnet18_l2_eps3")
 
 
 def test_vgg16_ends_after_its_second_hidden_layer():
     torch.manual_seed(3)
-    module = shaken(robust.build(CARDS["vgg16_l2_eps3"]))
+    module, head_name = architectures.build(CARDS["vgg16_l2_eps3"])
+    shaken(module)
     x = normalised(images(side=64))
     with torch.inference_mode():
         pooled = module.avgpool(module.features(x)).flatten(1)
         linear = module.classifier
         hidden = F.relu(F.linear(pooled, linear[0].weight, linear[0].bias))
         expected = F.relu(F.linear(hidden, linear[3].weight, linear[3].bias))
-        body, head = robust.split(module, CARDS["vgg16_l2_eps3"])
-        torch.testing.assert_close(body(x), expected)
+        head = module.get_submodule(head_name)
+        module.set_submodule(head_name, nn.Identity())
+        torch.testing.assert_close(module(x), expected)
     assert head.in_features == 4096 and (expected > 0).float().mean() > 0.1
 
 
@@ -304,29 +315,67 @@ def test_nothing_in_a_pickle_is_run(function, legacy, resnet18, data):
     content = {"model": wrapped(resnet18), "optimizer": Runs(function, *args)}
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
     if function is open:  # a stand-in took its place
-        assert "objects of io.open" in load_paper("resnet18_l2_eps3", data=data).left_out
+        assert "objects of io.open" in loaded("resnet18_l2_eps3").left_out
     else:
         with pytest.raises(AssetError, match=r"it names (posix|nt|os)\.(system|mkdir), which can run any code"):
-            load_paper("resnet18_l2_eps3", data=data)
+            loaded("resnet18_l2_eps3")
     assert not trap.exists()
     torch.load(file, weights_only=False)
     assert trap.exists()  # the trap works: it is the loader that kept it shut
 
 
-def test_stand_ins_do_nothing_and_leave_nothing_behind(tmp_path):
-    file, before = tmp_path / "a.pt", set(torch.serialization.get_safe_globals())
-    torch.save({"nested": [Nested(), {1: Schedule()}], "tensor": torch.arange(3)}, file)
-    found, replaced = read_checkpoint_with_extras(file)
-    assert found["tensor"].tolist() == [0, 1, 2] and isinstance(found["nested"][0], type)
-    assert found["nested"][0](1, 2, x=3) is found["nested"][0] and not hasattr(found["nested"][0], "read")
-    assert any("BytesIO" in name for name in replaced)
-    assert set(torch.serialization.get_safe_globals()) == before
-    # A chain of calls on what calls gave, and a state at the end.
-    program = b"\x80\x02csomewhere\nmake\n)R)R)R}X\x01\x00\x00\x00aK\x01sb."
+def legacy_file(file, program):
+    """What torch wrote before release 1.6, with any pickle inside."""
     payload = pickle.dumps(torch.serialization.MAGIC_NUMBER, 2) + pickle.dumps(1001, 2)
-    payload += pickle.dumps({"little_endian": True}, 2) + program + pickle.dumps([], 2)
-    file.write_bytes(payload)
-    assert read_checkpoint_with_extras(file)[1] == ["somewhere.make"]
+    file.write_bytes(payload + pickle.dumps({"little_endian": True}, 2) + program + pickle.dumps([], 2))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_objects_beside_the_weights_are_inert_and_leave_nothing_behind(legacy, tmp_path):
+    file, before = tmp_path / "a.pt", set(torch.serialization.get_safe_globals())
+    extras = [Nested(), {Runs: Schedule()}, np.float64(1)]
+    content = {"model": {"weight": torch.arange(3)}, "extras": extras}
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    state, left_out = read_weights(file)
+    assert state["weight"].tolist() == [0, 1, 2] and state.keys() == {"weight"} and left_out[0] == "extras"
+    assert any("BytesIO" in name for name in left_out) and "objects of test_models_paper.Schedule" in left_out
+    assert set(torch.serialization.get_safe_globals()) == before
+    assert Inert(1, x=2) is Inert() and Inert()(3) is Inert()  # whatever is called, the same thing that does nothing
+
+
+def test_a_chain_of_calls_and_a_state_at_the_end(tmp_path):
+    chain = b"csomewhere\nmake\n)R)R)R}X\x01\x00\x00\x00aK\x01sb"
+    tensors = b"X\x05\x00\x00\x00modelK\x01"
+    legacy_file(tmp_path / "a.pt", b"\x80\x02}(" + tensors + b"X\x01\x00\x00\x00a" + chain + b"u.")
+    with pytest.raises(AssetError, match="a.pt is refused: .*It needs somewhere.make, and a pickle of more than"):
+        read_weights(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("name", ["stand-in\r", "Inert", "_INERT", "stand-in"])
+def test_no_name_in_a_file_reaches_what_is_inert(name, tmp_path):
+    """A file may spell the names of this very reader: it gets the same thing that does nothing."""
+    program = (
+        b"\x80\x02}X\x01\x00\x00\x00acdr_utils.models.files\n" + name.encode() + b"\n)R}X\x01\x00\x00\x00bK\x01sbs."
+    )
+    legacy_file(tmp_path / "a.pt", program)
+    with pytest.raises(AssetError, match="a.pt is refused"):
+        read_weights(tmp_path / "a.pt")
+
+
+def test_a_dictionary_that_holds_itself_ends_in_a_sentence(tmp_path):
+    for key in ("state_dict", "other"):
+        content = {"epoch": 3}
+        content[key] = content
+        torch.save(content, tmp_path / "a.pt")
+        with pytest.raises(AssetError, match="a.pt is refused: it holds a dictionary of epoch, .*expected tensors"):
+            read_weights(tmp_path / "a.pt")
+
+
+def test_tensors_without_plain_storage_are_refused(tmp_path):
+    for tensor in (torch.ones(2, device="meta"), torch.ones(2, 2).to_sparse()):
+        torch.save({"weight": tensor}, tmp_path / "a.pt")
+        with pytest.raises(AssetError, match="holds a dictionary of weight; expected tensors by name"):
+            read_weights(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(("content", "message"), [
@@ -337,7 +386,7 @@ def test_stand_ins_do_nothing_and_leave_nothing_behind(tmp_path):
 def test_what_is_no_state_dict(content, message, tmp_path):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(AssetError, match=message):
-        read_state(tmp_path / "a.pt")
+        read_weights(tmp_path / "a.pt")
 
 
 # ---------------------------------------------------------------- AugReg
@@ -395,7 +444,7 @@ def test_augreg_files(patch, prefix, vits, data):
     extra = {"opt/state/step": np.array(3)} if prefix else {}
     np.savez(place(data, name), **to_arrays(vit, prefix), **extra)
     x = images(1, 224)
-    own, published = (load_paper(name, normalisation=n, data=data) for n in ("own", "published"))
+    own, published = (loaded(name, normalisation=n) for n in ("own", "published"))
     with torch.inference_mode():
         expected = [vit.forward_features(normalised(x, *to))[:, 0] for to in ((0.5, 0.5), (MEAN, STD))]
         for network, features in zip((own, published), expected, strict=True):
@@ -407,16 +456,16 @@ def test_augreg_files(patch, prefix, vits, data):
 
 
 def test_the_normalisation_differs_for_two_networks_only():
-    differing = [n for n, c in CARDS.items() if (c.mean, c.std) != (c.published_mean, c.published_std)]
+    differing = [n for n, c in CARDS.items() if c.preprocessing("own") != c.preprocessing("published")]
     assert differing == ["vit_s16_imagenet1k", "vit_s32_imagenet1k"]
     with pytest.raises(ValueError, match="normalisation must be one of own, published; got 'half'"):
-        load_paper("resnet18_standard", normalisation="half")
+        loaded("resnet18_standard", normalisation="half")
 
 
 AUGREG_REFUSED = {
-    "missing": (lambda a: a.pop("cls"), r"1 of 200 arrays missing \(cls\)"),
-    "unexpected": (lambda a: a.update({"pre_logits/bias": np.ones(3)}), r"1 of 201 arrays unexpected \(pre_logits/b"),
-    "another head": (lambda a: a.update({"head/bias": np.ones(21843)}), r"another shape \(head/bias \[21843\] for \[1"),
+    "missing": (lambda a: a.pop("cls"), r"1 of 152 keys missing \(cls_token\)"),
+    "unexpected": (lambda a: a.update({"pre_logits/bias": np.ones(3)}), r"1 of 153 keys unexpected \(pre_logits/b"),
+    "another head": (lambda a: a.update({"head/bias": np.ones(21843)}), r"another shape \(head.bias \[21843\] for \[1"),
     "a pickle": (lambda a: a.update({"cls": np.array([Runs(print, "ran")], dtype=object)}), "nothing in it was run"),
 }  # fmt: skip
 
@@ -428,18 +477,18 @@ def test_augreg_files_that_are_refused(case, vits, data, capsys):
     change(arrays)
     np.savez(place(data, "vit_s32_imagenet1k"), **arrays)
     with pytest.raises(AssetError, match=message) as error:
-        load_paper("vit_s32_imagenet1k", data=data)
+        loaded("vit_s32_imagenet1k")
     assert "vit_models/augreg/S_32-i1k" in str(error.value) and "ran" not in capsys.readouterr().out.split()
 
 
 def test_an_augreg_file_of_another_patch_size_and_a_truncated_one(vits, data):
     file = place(data, "vit_s16_imagenet1k")
     np.savez(file, **to_arrays(vits[32]))
-    with pytest.raises(AssetError, match=r"2 of 200 arrays of another shape \(embedding/kernel \[32, 32, 3, 384\] for"):
-        load_paper("vit_s16_imagenet1k", data=data)
+    with pytest.raises(AssetError, match=r"2 of 152 keys of another shape \(pos_embed \[1, 50, 384\] for"):
+        loaded("vit_s16_imagenet1k")
     file.write_bytes(file.read_bytes()[:100_000])
     with pytest.raises(AssetError, match="is refused: damaged, cut short"):
-        load_paper("vit_s16_imagenet1k", data=data)
+        loaded("vit_s16_imagenet1k")
 
 
 # ---------------------------------------------------------------- Matryoshka release
@@ -511,14 +560,14 @@ def test_the_layout_of_the_release(trunk):
     assert blurred == [f"layer{i}.0.{name}.blur_filter" for i in (2, 3, 4) for name in strided]
     assert trunk["layer2.0.conv2.blur_filter"].shape == (128, 1, 3, 3)
     with torch.device("meta"):
-        ours = matryoshka.build(CARDS["resnet50_mrl"]).state_dict()
+        ours = architectures.build(CARDS["resnet50_mrl"])[0].state_dict()
         assert {key: v.shape for key, v in ours.items()} == {k: v.shape for k, v in (trunk | mrl_heads()).items()}
 
 
 def test_the_matryoshka_network(trunk, data):
     heads = mrl_heads()
     torch.save(released(trunk | heads), place(data, "resnet50_mrl"))
-    network = load_paper("resnet50_mrl", data=data)
+    network = loaded("resnet50_mrl")
     for side in (64, 81):
         x = images(side=side)
         expected = blurred_resnet50(trunk, normalised(x))
@@ -537,7 +586,7 @@ def test_narrow_networks(width, wrapper, trunk, data):
     state = released(trunk | {f"fc.{key}": value for key, value in head.state_dict().items()})
     content = {wrapper: state, "epoch": 40} if wrapper else state
     torch.save(content, place(data, f"resnet50_ff{width}"))
-    network = load_paper(f"resnet50_ff{width}", data=data)
+    network = loaded(f"resnet50_ff{width}")
     x = images()
     expected = blurred_resnet50(trunk, normalised(x))[:, :width]
     assert network(x).shape == (2, width)
@@ -562,14 +611,14 @@ def test_matryoshka_files_that_are_refused(case, trunk, data):
     change(state)
     torch.save(released(state), place(data, "resnet50_mrl"))
     with pytest.raises(AssetError, match=message):
-        load_paper("resnet50_mrl", data=data)
+        loaded("resnet50_mrl")
 
 
 def test_a_narrow_file_of_another_width(trunk, data):
     torch.save(released(trunk | {"fc.weight": torch.ones(1000, 16), "fc.bias": torch.ones(1000)}),
                place(data, "resnet50_ff8"))  # fmt: skip
     with pytest.raises(AssetError, match=r"1 of 326 keys of another shape \(fc.weight \[1000, 16\] for \[1000, 8\]\)"):
-        load_paper("resnet50_ff8", data=data)
+        loaded("resnet50_ff8")
 
 
 # ---------------------------------------------------------------- hub networks in a person's folder
@@ -579,33 +628,51 @@ def test_a_narrow_file_of_another_width(trunk, data):
 def test_a_hub_network_in_the_folder(suffix, resnet18, data):
     file = place(data, "resnet18_standard", "resnet18.tv_in1k" + suffix)
     save_file(resnet18.state_dict(), file) if suffix == ".safetensors" else torch.save(resnet18.state_dict(), file)
-    network, x = load_paper("resnet18_standard", data=data), images(side=75)
+    network, x = loaded("resnet18_standard"), images(side=75)
     torch.testing.assert_close(network(x), resnet_reference(resnet18, x), atol=1e-5, rtol=1e-4)
     assert network.card.source == "timm resnet18.tv_in1k" and network.left_out == ()
 
 
 def test_the_folder_gives_what_the_hub_would(resnet18, data, monkeypatch):
-    """Same weights, same hash, and so the same stored features: timm's own loading against the folder's."""
+    """One file, one identity, and so the same stored features; whoever fetched it."""
     save_file(resnet18.state_dict(), place(data, "resnet18_standard"))
-    created = timm.create_model("resnet18")
-    created.load_state_dict(resnet18.state_dict())
-    create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained=False: created if pretrained else create(name))
-    local, hub = load_paper("resnet18_standard", data=data), load_paper("resnet18_standard")
-    assert local.weight_hash == hub.weight_hash and local.card == hub.card
-    assert local.preprocessing == hub.preprocessing
+    local = loaded("resnet18_standard")
+    elsewhere = data / "model.safetensors"
+    place(data, "resnet18_standard").rename(elsewhere)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **kwargs: str(elsewhere))
+    hub = loaded("resnet18_standard")
+    assert local.identity == hub.identity and local.card == hub.card
+    torch.testing.assert_close(local(images()), hub(images()))
 
 
-def test_torchvisions_vgg16_in_timms_names(monkeypatch):
+def test_a_weight_file_is_known_by_its_hash(resnet18, data, monkeypatch):
+    file = place(data, "resnet18_standard")
+    save_file(resnet18.state_dict(), file)
+    network = load_model("resnet18_standard")
+    before = network.identity
+    assert network.weight_hash == sha256_of(file)
+    monkeypatch.setattr(listing, "sha256_of", lambda path: pytest.fail("hashed again"))
+    assert load_model("resnet18_standard").identity == before
+    monkeypatch.undo()
+    monkeypatch.setenv("DR_DATA", str(data))
+    monkeypatch.setenv("DR_HOME", str(data / "home"))
+    save_file({k: v * 2 for k, v in resnet18.state_dict().items()}, file)
+    after = load_model("resnet18_standard").identity
+    assert after != before
+    file.unlink()
+    assert load_model("resnet18_standard").identity == after  # of a file that has been taken away since
+
+
+def test_torchvisions_vgg16_in_timms_names():
     """torchvision's own forward pass at 224 pixels, where both pool to 7x7 without averaging."""
     torch.manual_seed(7)
     whole, card = shaken(torchvision_models.vgg16_bn()), CARDS["vgg16_standard"]
-    monkeypatch.setattr(plain, "read_state", lambda path: (whole.state_dict(), []))
     with torch.device("meta"):
-        module = plain.build(card)
+        module, head_name = architectures.build(card)
     module = module.to_empty(device="cpu").eval()
-    plain.read(module, card, Path("vgg16_bn.tv_in1k.pth"))
-    body, head = plain.split(module, card)
+    fit(module, read_layout(card, whole.state_dict(), module)[0], "vgg16", "vgg16_bn.tv_in1k.pth")
+    body, head = module, module.get_submodule(head_name)
+    module.set_submodule(head_name, nn.Identity())
     x = normalised(images(1, 224))
     seen = []
     whole.classifier[6].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -618,10 +685,8 @@ def test_torchvisions_vgg16_in_timms_names(monkeypatch):
 
 def test_a_file_that_does_not_fit_its_hub_network(resnet18, data):
     save_file(resnet18.state_dict(), place(data, "resnet50_standard"))
-    with pytest.raises(
-        AssetError, match=r"does not fit resnet50_standard \(timm's resnet50.a1_in1k\): \d+ of 320 keys"
-    ):
-        load_paper("resnet50_standard", data=data)
+    with pytest.raises(AssetError, match=r"does not fit resnet50_standard \(resnet50.a1_in1k\): \d+ of 320 keys"):
+        loaded("resnet50_standard")
 
 
 # ---------------------------------------------------------------- where weights are, and names
@@ -635,12 +700,12 @@ def test_a_file_that_does_not_fit_its_hub_network(resnet18, data):
 ])  # fmt: skip
 def test_weights_that_are_nowhere(name, parts, no_hub, data, monkeypatch):
     with pytest.raises(AssetError, match=f"the weights of {name} ") as error:
-        load_paper(name, data=data)
+        loaded(name)
     message = str(error.value)
     assert all(part in message for part in (*parts, f"not in {data / 'weights'}", "--data DIR")) and "\n" not in message
     monkeypatch.delenv("DR_DATA", raising=False)
     with pytest.raises(AssetError, match="no data folder is set"):
-        load_model(name)
+        loaded(name)
 
 
 def test_robust_checkpoints_come_from_the_pinned_hub(resnet18, tmp_path, monkeypatch):
@@ -654,7 +719,7 @@ def test_robust_checkpoints_come_from_the_pinned_hub(resnet18, tmp_path, monkeyp
     monkeypatch.delenv("DR_DATA", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    network = load_model("resnet18_l2_eps3")
+    network = loaded("resnet18_l2_eps3")
     assert asked == [(("madrylab/robust-imagenet-models", "resnet18_l2_eps3.ckpt"),
                       {"revision": "3f04ac96136001cfe402022100728124cbe3fac5"})]  # fmt: skip
     torch.testing.assert_close(network(images()), resnet_reference(resnet18, images()), atol=1e-5, rtol=1e-4)
@@ -667,8 +732,6 @@ def test_the_suite_knows_the_names(resnet18, data, monkeypatch):
             ValueError, match="unknown network 'resnet50_l2_eps'; known, nearest first: resnet50_l2_eps3"
         ):
             use("resnet50_l2_eps")
-    with pytest.raises(ValueError, match="unknown network of the paper 'mobilenet_v2'; known, nearest first: "):
-        load_paper("mobilenet_v2")
     torch.save(resnet18.state_dict(), place(data, "resnet18_standard", "resnet18.tv_in1k.pth"))
     monkeypatch.setenv("DR_DATA", str(data))
     torch.testing.assert_close(
@@ -717,7 +780,7 @@ def test_a_listing_where_all_is_there_needs_no_steps(data, capsys):
 
     assert main(["models", "--data", str(data)]) == 0
     assert capsys.readouterr().out.rstrip().endswith("those on the hub are fetched when first used.")
-    assert {row["state"] for row in rows(data)} == {"present"}
+    assert {listing.state(card) for card in CARDS.values()} == {"present"}
 
 
 def test_a_listing_of_no_folder(tmp_path, capsys):

@@ -42,8 +42,8 @@ def passes(tmp_path, monkeypatch):
 
     def load(name, **_):
         network = tiny_network(name)
-        network.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-        return network.eval().requires_grad_(False)
+        network.module.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        return network
 
     monkeypatch.setattr(study_module, "load_model", load)
     monkeypatch.setattr(study_module, "check_network", lambda name: name)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import nn
 
 from dr_utils.checks import nearest_first, short, unknown
 
-POOLS = ("mean", "token", "flat")
 _SHOWN = 10
 
 
@@ -19,8 +16,8 @@ class Tapped(nn.Module):
     Parameters
     ----------
     module : nn.Module
-        From normalised images [B, 3, H, W]; it runs whole. A module that is called more than once in a pass gives
-        what came last.
+        From normalised images [B, 3, H, W]; it runs whole. A layer that is called more than once in a pass gives what
+        came last.
     layer : str, optional
         Name of the submodule that is read; by default the module's own output is.
     reads_input : bool
@@ -34,38 +31,27 @@ class Tapped(nn.Module):
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        layer: str | None = None,
-        *,
-        reads_input: bool = False,
-        key: str | None = None,
+        self, module: nn.Module, layer: str | None = None, *, reads_input: bool = False, key: str | None = None,
         pool: str = "mean",
-    ):
+    ):  # fmt: skip
         super().__init__()
-        self.module, self.layer, self.reads_input, self.key, self.pool = module, layer, reads_input, key, pool
-        self.layout: str | None = None
+        self.module, self.layer, self.key, self.pool = module, layer, key, pool
+        self.where = f"the output of node {key!r}" if key else "the output"
         self._seen: list = []
         if layer is not None:
+            self.where = f"{'the input' if reads_input else 'the output'} of layer {layer!r}"
             at = module.get_submodule(layer)
             if reads_input:
                 at.register_forward_pre_hook(lambda _, given: self._seen.append(given[0]))
             else:
                 at.register_forward_hook(lambda _, given, output: self._seen.append(output))
 
-    @property
-    def where(self) -> str:
-        """What is read, in words."""
-        if self.layer is not None:
-            return f"{'the input' if self.reads_input else 'the output'} of layer {self.layer!r}"
-        return f"the output of node {self.key!r}" if self.key else "the output"
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Compute features [B, D] of normalised images [B, 3, H, W]."""
-        return _pooled(self._picked(self._run(images)), self.layout or "vectors", self.pool)
+        return self._pooled(self._run(images), len(images))
 
     def probe(self, side: int) -> torch.Tensor:
-        """Run one image of noise, then two, always the same; learn what the layer gives, and return features [2, D].
+        """Run one image of noise, then two, always the same; return features [2, D].
 
         Raises
         ------
@@ -82,28 +68,28 @@ class Tapped(nn.Module):
                     f"the network fails on images of shape {list(images.shape)} ({type(error).__name__}: "
                     f"{short(error)}); give the side that it takes as side=..., and see that it takes any batch size."
                 ) from error
-            found = self._picked(output)
-            self.layout = layout_of(found, len(images), self.where, self.pool)
-        return _pooled(found, self.layout, self.pool).float()
+            features = self._pooled(output, len(images))
+        return features.float()
 
     def _run(self, images: torch.Tensor):
+        """What the layer gives; nothing where it is not reached."""
         self._seen.clear()
-        return self.module(images)
-
-    def _picked(self, output):
+        output = self.module(images)
         if self.layer is None:
             return output[self.key] if self.key else output
-        if not self._seen:
+        return self._seen.pop() if self._seen else None
+
+    def _pooled(self, output, n_images: int) -> torch.Tensor:
+        if output is None and self.layer is not None:
             raise ValueError(f"{self.where} is not computed in a forward pass; ask for another layer.")
-        return self._seen.pop()
-
-    def identify(self, text: str) -> None:
-        """Add what the weights do not tell to the state dict, and so to the weight hash, where stores look things up.
-
-        Two layers of one network, or two architectures that one checkpoint fits, have the same weights.
-        """
-        text = f"{text}; {self.where}; {self.pool}"
-        self.register_buffer("identity", torch.tensor(list(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8))
+        layout = layout_of(output, n_images, self.where, self.pool)
+        if self.pool == "flat":
+            return output.flatten(1)
+        if layout == "tokens":
+            return output[:, 0] if self.pool == "token" else output.mean(1)
+        if layout == "vectors":
+            return output
+        return output.mean((2, 3) if layout == "maps" else (1, 2))
 
 
 def layout_of(output, n_images: int, where: str, pool: str = "mean") -> str:
@@ -149,18 +135,10 @@ def layout_of(output, n_images: int, where: str, pool: str = "mean") -> str:
     return "vectors" if len(shape) == 2 else "tokens"
 
 
-def _pooled(output: torch.Tensor, layout: str, pool: str) -> torch.Tensor:
-    if pool == "flat":
-        return output.flatten(1)
-    if layout == "tokens":
-        return output[:, 0] if pool == "token" else output.mean(1)
-    if layout == "vectors":
-        return output
-    return output.mean((2, 3) if layout == "maps" else (1, 2))
-
-
-def tap(module: nn.Module, layer: str, pool: str = "mean") -> Tapped:
+def tap(module: nn.Module, layer: str, pool: str = "mean", *, kind: str = "layer") -> Tapped:
     """Read a module at a layer: a name of `named_modules()`, or of torchvision's graph of it.
+
+    `kind` is how the message calls it.
 
     Raises
     ------
@@ -169,37 +147,29 @@ def tap(module: nn.Module, layer: str, pool: str = "mean") -> Tapped:
     """
     if layer and layer in dict(module.named_modules()):
         return Tapped(module, layer, pool=pool)
-    if layer in (nodes := _graph_nodes(module)):
-        from torchvision.models.feature_extraction import create_feature_extractor
+    if layer not in (names := names_in(module)):
+        raise unknown(kind, layer, nearest_first(str(layer), names)[:_SHOWN],
+                      hint=f"These are the nearest of {len(names)}; layer_names(model) gives all.")  # fmt: skip
+    from torchvision.models.feature_extraction import create_feature_extractor
 
-        # Another module of the same weights, without what comes after the node.
-        return Tapped(create_feature_extractor(module, {layer: layer}), key=layer, pool=pool)
-    names = _with_nodes(module, nodes)
-    raise unknown("layer", layer, nearest_first(str(layer), names)[:_SHOWN],
-                  hint=f"These are the nearest of {len(names)}; layer_names(model) gives all.")  # fmt: skip
+    # Another module of the same weights, without what comes after the node.
+    return Tapped(create_feature_extractor(module, {layer: layer}), key=layer, pool=pool)
 
 
 def names_in(module: nn.Module) -> list[str]:
-    """Names of a module's layers: its submodules in their order, then the other nodes of its graph if it has one."""
-    return _with_nodes(module, _graph_nodes(module))
+    """Return the names of a module's layers: its submodules, then the other nodes of its graph if it has one."""
+    from torchvision.models.feature_extraction import get_graph_node_names
 
-
-def _with_nodes(module: nn.Module, nodes: list[str]) -> list[str]:
+    try:
+        nodes = get_graph_node_names(module, suppress_diff_warning=True)[1]
+    except Exception:  # a forward pass that branches on its input has no graph, and need not have one
+        nodes = []
     # The first node is the images themselves.
     return list(dict.fromkeys([name for name, _ in module.named_modules() if name] + nodes[1:]))
 
 
-def _graph_nodes(module: nn.Module) -> list[str]:
-    from torchvision.models.feature_extraction import get_graph_node_names
-
-    try:
-        return get_graph_node_names(module, suppress_diff_warning=True)[1]
-    except Exception:  # a forward pass that branches on its input has no graph, and need not have one
-        return []
-
-
 def find_head(module: nn.Module, side: int) -> str | None:
-    """Name of the linear layer that gives a module's output: the last one called, if its output has that shape.
+    """Return the name of the linear layer that gives a module's output: the last one called, if it has that shape.
 
     Found by a forward pass, as the order in which layers were defined says nothing sure; None if there is none, or if
     the module fails, which `Tapped.probe` reports.

@@ -1,16 +1,22 @@
-"""A network as the suite sees it: images in, penultimate features out, normalisation inside."""
+"""A network as the rest of the package sees it: light until it has to compute. Needs no torch before that."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from dr_utils.store import key_of
 
-from dr_utils.checks import short
-from dr_utils.store import AssetError
+if TYPE_CHECKING:
+    import torch
+
+    from dr_utils.models.backbone import Backbone
+
+# Raised by one whenever the same weights and preprocessing would give other features than before.
+VERSION = 1
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class NetworkCard:
     name, title : str
         The name it is loaded by, and the one for figures.
     width : int
-        D, the number of neurons of the penultimate layer.
+        D, the number of neurons of the layer that is read: the penultimate one, or a middle layer.
     family : str
         Architecture, such as "resnet".
     training : str
@@ -55,16 +61,17 @@ class NetworkCard:
     side: int | None = None
 
 
-class Network(nn.Module):
-    """A backbone with its own input normalisation, up to the input of the last linear layer.
+@dataclass(eq=False)
+class Network:
+    """A network with its own normalisation, from RGB images in [0, 1] to features; weights are loaded at first use.
 
     Parameters
     ----------
     card : NetworkCard
         Its `width` is the number of features.
-    body : nn.Module
+    body : nn.Module, optional
         From normalised images [B, 3, H, W] to features [B, width].
-    head : nn.Linear, optional
+    head : nn.Module, optional
         The last linear layer, which `logits` applies to the features.
     mean, std : three floats
         Per channel in the order `channel_order`, in units of `value_range`: the body gets (x - mean) / std.
@@ -72,35 +79,35 @@ class Network(nn.Module):
         Order that the body was trained with.
     value_range : float
         What white is before the normalisation: 1 or 255.
+    load : callable, optional
+        Gives (body, head, what of the weight file was left out) at first use, instead of `body` and `head`.
+    hash_weights : callable, optional
+        Gives the hash of the weights without loading them. By default they are loaded and hashed.
+    structure : str
+        What decides the features beside weights and preprocessing, such as the architecture and the layer that is read.
+
+    Attributes
+    ----------
+    left_out : tuple of str
+        What of a weight file was not used; known once `module` is.
     """
 
-    def __init__(
-        self,
-        card: NetworkCard,
-        body: nn.Module,
-        head: nn.Module | None = None,
-        *,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        channel_order: str = "RGB",
-        value_range: float = 1.0,
-    ):
-        super().__init__()
-        if channel_order not in ("RGB", "BGR"):
-            raise ValueError(f"channel_order must be 'RGB' or 'BGR'; got {channel_order!r}.")
-        self.card, self.body, self.head = card, body, head
-        self._preprocessing = {
-            "mean": [float(m) for m in mean],
-            "std": [float(s) for s in std],
-            "channel_order": channel_order,
-            "range": float(value_range),
-        }
-        # One multiplication and one addition, left out of the state dict: they are no weights.
-        scale = [value_range / s for s in std]
-        shift = [-m / s for m, s in zip(mean, std, strict=True)]
-        self.register_buffer("_scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("_shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
-        self.eval()
+    card: NetworkCard
+    body: InitVar = None
+    head: InitVar = None
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    channel_order: str = "RGB"
+    value_range: float = 1.0
+    load: Callable[[], tuple] | None = None
+    hash_weights: Callable[[], str] | None = None
+    structure: str = ""
+    left_out: tuple[str, ...] = field(default=(), init=False)
+
+    def __post_init__(self, body, head):
+        if self.channel_order not in ("RGB", "BGR"):
+            raise ValueError(f"channel_order must be 'RGB' or 'BGR'; got {self.channel_order!r}.")
+        self.load = self.load or (lambda: (body, head, ()))
 
     @property
     def width(self) -> int:
@@ -110,37 +117,40 @@ class Network(nn.Module):
     @property
     def preprocessing(self) -> dict:
         """Mean, standard deviation, channel order and value range of the body's input, fit for JSON."""
-        return {key: list(value) if isinstance(value, list) else value for key, value in self._preprocessing.items()}
+        return {
+            "mean": [float(m) for m in self.mean],
+            "std": [float(s) for s in self.std],
+            "channel_order": self.channel_order,
+            "range": float(self.value_range),
+        }
 
     @property
     def weight_hash(self) -> str:
-        """SHA-256 over the names, types, shapes and bytes of all weights; the same on every device."""
-        return weight_hash(self.state_dict())
+        """Identify the weights: the hash that is pinned, that of their file, or that of all tensors once loaded."""
+        if self.hash_weights is not None:
+            return self.hash_weights()
+        from dr_utils.models.backbone import weight_hash
 
-    def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn RGB images in [0, 1], [B, 3, H, W], into what the body was trained on."""
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(
-                f"images must be floating point [B, 3, H, W], RGB in [0, 1]; got {images.dtype} of shape "
-                f"{tuple(images.shape)}: divide uint8 pixels by 255 and put the channels second."
-            )
-        if self._preprocessing["channel_order"] == "BGR":
-            images = images.flip(1)
-        return images * self._scale + self._shift
+        return weight_hash(self.module.state_dict())
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute penultimate features.
+    @property
+    def identity(self) -> str:
+        """Identify what the features of an image depend on: weights, preprocessing, and the layer that is read."""
+        parts = {"weights": self.weight_hash, "preprocessing": self.preprocessing, "structure": self.structure}
+        return key_of({"version": VERSION, **parts})
 
-        Parameters
-        ----------
-        images : float tensor of shape [B, 3, H, W]
-            RGB in [0, 1].
+    @cached_property
+    def module(self) -> Backbone:
+        """The network as a frozen `nn.Module` in evaluation mode, float32 [B, width] out."""
+        from dr_utils.models.backbone import Backbone
 
-        Returns
-        -------
-        float32 tensor of shape [B, width]
-        """
-        return self.body(self.normalise(images)).float()
+        body, head, left_out = self.load()
+        self.left_out = tuple(left_out)
+        return Backbone(body, head, self.width, self.preprocessing).eval().requires_grad_(False)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute features [B, width] of RGB images [B, 3, H, W] in [0, 1]."""
+        return self.module(images)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Compute class scores, [B, 1000] for ImageNet-1k networks.
@@ -150,40 +160,6 @@ class Network(nn.Module):
         ValueError
             The network has no linear head.
         """
-        if self.head is None:
+        if self.module.head is None:
             raise ValueError(f"network {self.card.name!r} has no linear head; use its features or train a probe.")
-        return self.head(self(images))
-
-
-def weight_hash(state: Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes of a state dict, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        if name.endswith("num_batches_tracked"):  # a counter of training steps, no weight
-            continue
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def load_state(module: nn.Module, state: Mapping[str, torch.Tensor], name: str) -> None:
-    """Give a module stored weights: all of them, and none left over; `name` is the network's, for the message.
-
-    Raises
-    ------
-    dr_utils.store.AssetError
-        Weights missing, left over or of another shape.
-    """
-    try:
-        keys = module.load_state_dict(state, strict=False)
-        # The counters of training steps are not stored; everything else has to be there.
-        missing = [key for key in keys.missing_keys if not key.endswith("num_batches_tracked")]
-        first = next(iter(missing + keys.unexpected_keys), "")
-    except RuntimeError as error:
-        first = short(error)
-    if first:
-        raise AssetError(
-            f"{name}: the weights do not fit this release's module (first: {first}); "
-            "use the torch, torchvision and timm releases of requirements.lock."
-        )
+        return self.module.head(self.module(images))

@@ -11,7 +11,7 @@ from safetensors.torch import load
 from torch import nn
 
 from dr_utils.checks import short, unknown
-from dr_utils.models.network import Network, load_state
+from dr_utils.models.layouts import RELEASES, fit
 from dr_utils.models.small import IMAGES_SIDE, WEIGHTS, Card, read_card, weights_path
 from dr_utils.store import AssetError, sha256_of
 
@@ -203,12 +203,5 @@ def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork,
         network = build(SimpleNamespace(**card.recipe))
     except (AttributeError, TypeError, ValueError) as error:
         raise AssetError(f"{name}: its weights or its card do not fit this release ({short(error)}).") from error
-    load_state(network, {key: tensor.float() for key, tensor in load(data).items()}, name)
+    fit(network, {key: tensor.float() for key, tensor in load(data).items()}, name, path.name, RELEASES)
     return network.eval(), card
-
-
-def load_small(name: str, *, pretrained: bool = True) -> Network:
-    """Load a network of the package; with the first weights of its seed if not `pretrained`."""
-    card = read_card(name)
-    network = load_weights(name)[0] if pretrained else build(SimpleNamespace(**card.recipe))
-    return Network(card.network_card(), network.body, network.heads[-1], mean=MEAN, std=STD)

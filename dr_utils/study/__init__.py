@@ -22,7 +22,7 @@ from dr_utils.datasets import ImageTask, load_dataset
 from dr_utils.datasets import available as available_tasks
 from dr_utils.device import pick_device
 from dr_utils.features import Features, extract
-from dr_utils.models import Network, NetworkCard, check_network, load_model, paper, split_layer
+from dr_utils.models import PAPER, Network, NetworkCard, check_network, load_model, split_layer
 from dr_utils.models import available as available_networks
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
@@ -83,7 +83,7 @@ class Study:
             return f"{NOTE} {HEAD}" if "imagenet1k" in self.profile.tasks else NOTE
         title = f" ({self.profile.title})" if self.profile.title else ""
         networks = {split_layer(name)[0] for name in self.profile.networks}
-        others = "" if networks <= paper.CARDS.keys() else ", not the paper's networks and sizes"
+        others = "" if networks <= PAPER.keys() else ", not the paper's networks and sizes"
         return f"Measured by profile {self.profile.name}{title}{others}."
 
     def nearest_fraction(self, wanted: float) -> float:
@@ -166,7 +166,7 @@ class Study:
             for split in ("train", *self.profile.tasks[name].eval_sets):
                 self._images[name, split]  # noqa: B018 - fills the cache
         for name in progress(_names(cells, 0), desc="loading networks", unit="networks"):
-            self.network(name)
+            self.network(name).module  # noqa: B018 - loads the weights
         # A ResNet50's cell takes twenty times as long as a small network's.
         with progress(total=len(cells), desc="cells", unit="cells", even=False) as bar:
             for network, task in cells:
@@ -280,7 +280,7 @@ class Study:
 
     def _card(self, network: str) -> NetworkCard:
         """A network's card, without loading it where that can be."""
-        return available_networks().get(network) or paper.CARDS.get(network) or self.network(network).card
+        return available_networks().get(network) or PAPER.get(network) or self.network(network).card
 
     def _write_published(self) -> dict[str, pd.DataFrame]:
         """Write the published numbers as tables: all cells at once, since nothing is computed."""

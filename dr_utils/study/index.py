@@ -6,8 +6,7 @@ import json
 from collections.abc import Container
 from pathlib import Path
 
-from dr_utils.models import paper, split_layer
-from dr_utils.models.paper import finding
+from dr_utils.models import PAPER, listing, split_layer
 from dr_utils.store import atomic_path
 
 # The rooms whose code decides the numbers of a cell: when one changes, cells are computed anew.
@@ -23,7 +22,6 @@ NUMERIC_SOURCES = (
 # The rooms that pin what a network or a task is.
 CONTENT_SOURCES = (
     "models/*.py",
-    "models/paper/*.py",
     "datasets/*.py",
     "datasets/*.yaml",
     "features.py",
@@ -51,7 +49,7 @@ def write(folder: Path, entries: dict[str, dict]) -> None:
 def file_of(network: str) -> list | None:
     """Name, size and time of a weight file that a person has placed; None where there is none."""
     network, *_ = split_layer(network)
-    found = finding.local_file(paper.CARDS[network]) if network in paper.CARDS else None
+    found = listing.local_file(PAPER[network]) if network in PAPER else None
     return found and [found.name, found.stat().st_size, found.stat().st_mtime_ns]
 
 
@@ -62,4 +60,4 @@ def is_pinned(network: str, file: list | None, registry: Container[str]) -> bool
     been taken away since is not asked for again. Others are loaded, and looked up by their hash.
     """
     network, *_ = split_layer(network)
-    return network in registry or (network in paper.CARDS and file_of(network) in (None, file))
+    return network in registry or (network in PAPER and file_of(network) in (None, file))

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 from dr_utils.datasets import missing_files
 from dr_utils.fetch import data_dir, hub_within_reach
-from dr_utils.models import paper, split_layer
-from dr_utils.models.paper import finding
+from dr_utils.models import PAPER, listing, split_layer
 from dr_utils.profiles import Profile
 
 
@@ -28,12 +27,12 @@ def absent(profile: Profile, cells: Iterable[tuple[str, str]]) -> list[str]:
     """
     cells = list(cells)
     names = dict.fromkeys(split_layer(network)[0] for network, _ in cells)
-    cards = [paper.CARDS[name] for name in names if name in paper.CARDS]
-    lacking = [card for card in cards if not finding.state(card).startswith("present")]
+    cards = [PAPER[name] for name in names if name in PAPER]
+    lacking = [card for card in cards if not listing.state(card).startswith("present")]
     if any(card.hub for card in lacking):
         with hub_within_reach() as reachable:
             lacking = [card for card in lacking if not (card.hub and reachable)]
-    lines = [f"{finding.FOLDER}/{card.file}, the weights of {card.name}" for card in lacking]
+    lines = [f"{listing.FOLDER}/{card.file}, the weights of {card.name}" for card in lacking]
     for task in dict.fromkeys(t for _, t in cells):
         lines += [f"{path}, for {task}" for path in missing_files(task, ("train", *profile.tasks[task].eval_sets))]
     return lines

@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from dr_utils.datasets.decode import LazyImages, read_ahead
 from PIL import Image
+
+from dr_utils.datasets.decode import LazyImages, read_ahead
 
 
 def seconds(function) -> float:

@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="(default: %(default)s)")
     options = parser.parse_args()
     device = pick_device(options.device)
-    network = load_model(options.network).eval().to(device=device, memory_format=torch.channels_last)
+    network = load_model(options.network)
+    network.module.to(device=device, memory_format=torch.channels_last)
     images = np.random.default_rng(0).integers(0, 256, (options.images, options.side, options.side, 3), np.uint8)
     task = ImageTask("noise", "test", images, np.zeros(len(images), np.int64), ("none",), "benchmark")
     for batch_size in options.batch_size:

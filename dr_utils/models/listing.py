@@ -1,0 +1,166 @@
+"""Where the weights of the paper's networks are: your folder, else the model hub; and how to get the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from dr_utils import store
+from dr_utils.checks import short
+from dr_utils.fetch import data_dir, hub_within_reach
+from dr_utils.models.cards import PAPER, PublishedCard
+from dr_utils.store import AssetError, sha256_of
+
+FOLDER = "weights"
+COLUMNS = ("name", "neurons", "training", "upstream", "top-1", "weights (file)", "state")
+
+
+def local_file(card: PublishedCard) -> Path | None:
+    """Return the weight file in the folder "weights" of the data folder (--data, DR_DATA); None if it has none.
+
+    Raises
+    ------
+    AssetError
+        The data folder was named and is not a folder.
+    """
+    folder = data_dir()
+    if folder is None:
+        return None
+    return next((path for file in card.files if (path := folder / FOLDER / file).is_file()), None)
+
+
+def _at_hand(card: PublishedCard) -> Path | None:
+    """The weight file in your folder or in the hub's cache; nothing is fetched."""
+    if (path := local_file(card)) or not card.hub:
+        return path
+    import huggingface_hub
+
+    cached = huggingface_hub.try_to_load_from_cache(card.hub, card.hub_file, revision=card.revision or None)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def weights_file(card: PublishedCard) -> Path:
+    """Return the weight file, fetched from the hub if need be.
+
+    Raises
+    ------
+    AssetError
+        Not in the folder and not to be had from the hub; the message names the file, its source and its place.
+    """
+    if path := local_file(card):
+        return path
+    why = ""
+    if card.hub:
+        import huggingface_hub
+
+        try:
+            with hub_within_reach():
+                return Path(huggingface_hub.hf_hub_download(card.hub, card.hub_file, revision=card.revision or None))
+        except Exception as error:  # the client's errors have no common ancestor
+            why = f", and the hub does not give them ({type(error).__name__}: {short(error, 100)})"
+    folder = data_dir()
+    looked = f"not in {folder / FOLDER}" if folder else "no data folder is set"
+    raise AssetError(
+        f"the weights of {card.name} ({card.file}) are not here: {looked}{why}. To get them: "
+        f"{'; '.join(steps(card))}; then name DIR: --data DIR, or DR_DATA=DIR."
+    )
+
+
+def file_hash(card: PublishedCard) -> str:
+    """Return the SHA-256 of a network's weight file, remembered by the file's size and time of change.
+
+    Of a file that has been taken away since, the remembered hash is returned; one that was never here is fetched.
+
+    Raises
+    ------
+    AssetError
+        See `weights_file`.
+    """
+    key = store.key_of({"weight file": card.file})
+    known, path = store.read("weights", key), _at_hand(card)
+    if path is None and known:
+        return known.about["sha256"]
+    path = path or weights_file(card)
+    stat = path.stat()
+    seen = {"file": card.file, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    if known and known.about.items() >= seen.items():
+        return known.about["sha256"]
+    found = sha256_of(path)
+    store.write("weights", key, about={**seen, "sha256": found})
+    return found
+
+
+def missing_weights(names: Iterable[str]) -> list[str]:
+    """Return the weight files of the paper's networks among `names` that are neither here nor on a hub within reach."""
+    lacking = [PAPER[name] for name in names if name in PAPER and not state(PAPER[name]).startswith("present")]
+    if any(card.hub for card in lacking):
+        with hub_within_reach() as reachable:
+            lacking = [card for card in lacking if not (card.hub and reachable)]
+    return [f"{FOLDER}/{card.file}, the weights of {card.name}" for card in lacking]
+
+
+def state(card: PublishedCard) -> str:
+    """Say in a few words whether the weights are here; nothing is fetched."""
+    if local_file(card):
+        return "present"
+    if not card.hub:
+        return "manual download" if card.layout == "matryoshka" else "missing"
+    size = "" if card.megabytes is None else f" ({card.megabytes:g} MB)"
+    return "present (hub cache)" if _at_hand(card) else f"fetched from the hub at first use{size}"
+
+
+def steps(card: PublishedCard) -> list[str]:
+    """Return what you do to get the weights, a sentence each; DIR is your data folder."""
+    place = f"DIR/{FOLDER}/{card.file}"
+    if card.layout == "augreg":
+        return [f"run: curl --fail --location --create-dirs --output '{place}' '{card.address}'"]
+    if card.layout == "matryoshka":
+        return [
+            f"open {card.address} in a browser (the folder that the README of github.com/RAIVNLab/MRL names)",
+            f"find {card.file} in it and download it",
+            f"move it to {place}",
+        ]
+    revision = f" --revision {card.revision}" if card.revision else ""
+    run = (
+        f"where the hub can be reached, run: hf download {card.hub} {card.hub_file}{revision} --local-dir DIR/{FOLDER}"
+    )
+    return [run] if card.hub_file == card.file else [run, f"rename DIR/{FOLDER}/{card.hub_file} to {card.file}"]
+
+
+def table() -> str:
+    """Return the aligned table of the paper's networks, what is here, and exact steps for what you have to fetch.
+
+    Raises
+    ------
+    AssetError
+        The data folder was named and is not a folder.
+    """
+    rows = {
+        name: (name, f"{card.width}", card.training, card.upstream, f"{card.top1:.1%}" if card.top1 else "-", card.file,
+               state(card))
+        for name, card in PAPER.items()
+    }  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows.values(), strict=True)]
+
+    def line(cells) -> str:
+        aligned = (f"{cell:{'>' if i in (1, 4) else '<'}{widths[i]}}" for i, cell in enumerate(cells))
+        return "  ".join(aligned).rstrip()
+
+    extras = [name for name, card in PAPER.items() if card.extra]
+    lines = [f"The paper's {len(rows) - len(extras)} networks", "", line(COLUMNS)]
+    lines += [line(row) for name, row in rows.items() if name not in extras]
+    lines += ["", "Extras of the published code", "", *(line(rows[name]) for name in extras)]
+    here = sum(row[-1].startswith("present") for row in rows.values())
+    lines += ["", f"{here} of {len(rows)} have their weights here; those on the hub are fetched when first used."]
+    for layout, title in (("augreg", "AugReg"), ("matryoshka", "Matryoshka release")):
+        wanted = [card for name, card in PAPER.items() if card.layout == layout and rows[name][-1] != "present"]
+        if not wanted:
+            continue
+        todo = [step for card in wanted for step in steps(card)]
+        if layout == "matryoshka":
+            files = ", ".join(card.file for card in wanted)
+            todo = [steps(wanted[0])[0], f"download from it: {files}", f"move them to DIR/{FOLDER}/ under these names"]
+        todo.append("see that they are there: python -m dr_utils models --data DIR")
+        lines += ["", f"{title}: what to fetch by hand, with DIR a folder of yours"]
+        lines += [f"  {i}. {step}" for i, step in enumerate(todo, start=1)]
+    return "\n".join(lines)

@@ -15,8 +15,7 @@ from dr_utils.datasets import available as available_tasks
 from dr_utils.device import pick_device
 from dr_utils.models import Network, load_model
 from dr_utils.probes import fit_probes
-from dr_utils.probes import memory as device_memory
-from dr_utils.probes.chains import Group
+from dr_utils.probes.chunks import find_chunks
 from dr_utils.profiles import Profile
 from dr_utils.progress import clock, progress
 from dr_utils.subsets import PROJECTIONS, n_neurons, random_subsets
@@ -111,16 +110,19 @@ def cell_cost(profile: Profile, network: Network, task: str, notebook: str) -> C
 
 def _device_bytes(profile: Profile, network: Network, task: str, n_train: int, n_classes: int, batch_size: int) -> int:
     """Features as the probes see them, the components of projections beside the neurons, and all probes."""
-    columns, groups = network.width, []
+    columns, subsets, start = network.width, [], 0
     for selection, fractions in profile.selected(network.card.name, task).items():
-        lengths = tuple(sorted({n_neurons(network.width, fraction) for fraction in fractions}))
-        groups.append(Group(lengths, list(profile.seeds), [], []))
+        lengths = sorted({n_neurons(network.width, fraction) for fraction in fractions})
+        # Which neurons these are does not matter here, only how many probes share them.
+        subsets += [np.arange(start, start + k) for k in lengths]
+        start += lengths[-1]
         if selection in PROJECTIONS:
             columns += lengths[-1] * (len(profile.seeds) if selection.startswith("projection") else 1)
     # Half precision survives only where no float32 component stands beside the neurons.
     storage = profile.tasks[task].storage if columns == network.width else "float32"
     features = n_train * columns * np.dtype(storage).itemsize
-    return device_memory.plan(groups, features, n_classes, batch_size, torch.float32, None).n_bytes
+    chunks = find_chunks(subsets, [0] * len(subsets))
+    return features + len(profile.seeds) * sum(c.n_bytes(columns, n_classes, batch_size, 4) for c in chunks)
 
 
 def notebook_of(profile: Profile, network: Network, task: str) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from dr_utils.probes import choose_alpha, fit_probes, fit_ridge, initial_probe, sample_order
-from dr_utils.probes.chains import find_chains, group_probes
+from dr_utils.probes import choose_alpha, fit_probes, fit_ridge
+from dr_utils.probes.chunks import find_chunks
+from dr_utils.probes.masked import initial_probe, sample_order
 
 
 def make_task(n=120, width=24, n_classes=4, seed=0, n_test=60):
@@ -53,16 +57,17 @@ def separate_loop(
     return snapshots if every_epoch else snapshots[-1]
 
 
-@pytest.mark.parametrize("memory", [None, 600_000], ids=["", "in waves"])
+@pytest.mark.parametrize("in_waves", [False, True])
 @pytest.mark.parametrize(
-    ("n", "width", "n_classes", "batch_size"), [(120, 24, 4, 32), (97, 7, 3, 256), (300, 130, 11, 64)]
+    ("n", "width", "n_classes", "batch_size", "memory"),
+    [(120, 24, 4, 32, 15_000), (97, 7, 3, 256, 35_000), (300, 130, 11, 64, 200_000)],
 )
-def test_batched_probes_equal_separate_loops(n, width, n_classes, batch_size, memory):
+def test_batched_probes_equal_separate_loops(n, width, n_classes, batch_size, memory, in_waves):
     x, y, x_test, y_test = make_task(n, width, n_classes, seed=n)
     lengths = sorted({1, max(1, width // 5), width // 2, width})
     subsets, seeds = nested(width, lengths, seeds=(1, 2, 3))
-    subsets.append(np.array([width - 1, 0]))  # not part of any chain
-    seeds.append(2)
+    subsets += [np.array([width - 1, 0]), subsets[-1]]  # a prefix of no other, and one that occurs twice
+    seeds += [2, seeds[-1]]
     settings = {
         "epochs": 5,
         "lr": 0.1,
@@ -72,7 +77,7 @@ def test_batched_probes_equal_separate_loops(n, width, n_classes, batch_size, me
         "step_epochs": 2,
         "gamma": 0.1,
     }
-    result = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, memory=memory, **settings)
+    result = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, memory=memory if in_waves else None, **settings)
     for probe, (subset, seed) in enumerate(zip(subsets, seeds, strict=True)):
         weight, bias = separate_loop(x, y, subset, n_classes, seed, **settings)
         np.testing.assert_allclose(result.weights[probe], weight, atol=1e-5)
@@ -88,10 +93,9 @@ def test_batched_probes_equal_separate_loops(n, width, n_classes, batch_size, me
 SETTINGS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "batch_size": 32, "step_epochs": 2, "gamma": 0.1}
 
 
-@pytest.mark.parametrize(("n", "width", "n_classes", "limit"), [(120, 24, 4, 1 << 30), (90, 9, 3, 0)])
-def test_features_of_each_epoch_equal_separate_loops_on_them(monkeypatch, n, width, n_classes, limit):
+@pytest.mark.parametrize(("n", "width", "n_classes"), [(120, 24, 4), (90, 9, 3)])
+def test_features_of_each_epoch_equal_separate_loops_on_them(n, width, n_classes):
     """As with images that are augmented anew every epoch: one pass feeds all probes."""
-    monkeypatch.setattr("dr_utils.probes.memory.COPY_BYTES", limit)
     x, y, x_test, y_test = make_task(n, width, n_classes, seed=n)
     noise = np.random.default_rng(1).normal(scale=0.3, size=(5, *x.shape)).astype(np.float32)
     asked = []
@@ -114,9 +118,7 @@ def test_features_of_each_epoch_equal_separate_loops_on_them(monkeypatch, n, wid
         fit_probes(x, y, x_test, y_test, subsets, seed=seeds, x_epochs=lambda epoch: x[:-1])
 
 
-@pytest.mark.parametrize("limit", [1 << 30, 0])
-def test_half_precision_features_are_converted_batch_by_batch(monkeypatch, limit):
-    monkeypatch.setattr("dr_utils.probes.memory.COPY_BYTES", limit)
+def test_half_precision_features_are_converted_batch_by_batch():
     x, y, x_test, y_test = make_task(seed=8)
     subsets, seeds = nested(24, (3, 12, 24), (1, 2))
     half = fit_probes(x.astype(np.float16), y, x_test, y_test, subsets, seed=seeds, epochs=4)
@@ -152,15 +154,6 @@ def test_held_out_epoch_is_the_first_best_of_a_separate_loop():
     ):
         with pytest.raises(ValueError, match=message):
             fit_probes(x, y, x_test, y_test, subsets, seed=seeds, held_out=wrong)
-
-
-def test_columns_gathered_batch_by_batch_give_the_same(monkeypatch):
-    x, y, x_test, y_test = make_task()
-    subsets, seeds = nested(24, (3, 12, 24), (1, 2))
-    copied = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=3)
-    monkeypatch.setattr("dr_utils.probes.memory.COPY_BYTES", 0)
-    gathered = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=3)
-    np.testing.assert_allclose(copied.weight, gathered.weight, atol=1e-6)
 
 
 def test_a_probe_does_not_depend_on_its_company():
@@ -224,13 +217,23 @@ def test_alpha_without_samples_to_hold_out_is_the_scale_of_the_features():
     assert choose_alpha(x, y) == pytest.approx((centred**2).sum() / 6, rel=1e-5)
 
 
-def test_chains_join_prefixes_and_keep_duplicates():
-    order = np.array([4, 1, 3, 0, 2])
-    subsets = [order[:1], order, order[:1], order[:3], np.array([0, 4])]
-    chains = {chain.lengths: chain for chain in find_chains(subsets, [1] * 5)}
-    assert set(chains) == {(1, 3, 5), (2,)}
-    assert chains[(1, 3, 5)].places == ((0, 2), (3,), (1,))
-    assert len(group_probes(subsets + subsets, [1] * 5 + [2] * 5)) == 2
+def test_chunks_join_prefixes_of_one_seed_that_are_not_far_shorter():
+    order = np.random.default_rng(0).permutation(700)
+    subsets = [order[:1], order, order[:180], order, order[:8], order[1:3], order[:60]]
+    found = {tuple(sorted(chunk.probes)): chunk.columns for chunk in find_chunks(subsets, [1] * 7)}
+    assert set(found) == {(1, 2), (0, 4, 6), (5,)}, "the whole layer occurs twice and is trained once"
+    np.testing.assert_array_equal(found[1, 2], np.arange(700))
+    np.testing.assert_array_equal(found[0, 4, 6], np.sort(order[:60]))
+    assert len(find_chunks(subsets[1:3] * 2, [1, 2] * 2)) == 2
+
+
+def test_subsets_may_be_masks():
+    x, y, x_test, y_test = make_task()
+    mask = np.isin(np.arange(24), [3, 5])
+    for fit in (fit_probes, fit_ridge):
+        np.testing.assert_array_equal(
+            fit(x, y, x_test, y_test, [mask]).weight, fit(x, y, x_test, y_test, [[3, 5]]).weight
+        )
 
 
 def test_score_on_a_second_set():
@@ -280,6 +283,12 @@ def test_bad_subsets_are_refused(subset):
 def test_seed_list_must_match():
     with pytest.raises(ValueError, match="2 subsets, 3 seeds"):
         fit_probes(*make_task(), [np.arange(3), np.arange(4)], seed=[1, 2, 3])
+
+
+def test_ridge_needs_no_torch():
+    code = "import sys, dr_utils.probes as p; p.fit_ridge([[0.], [1.]], [0, 1], [[0.]], [0], [[0]]); "
+    code += "p.fit_probes; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.gpu

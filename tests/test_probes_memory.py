@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dr_utils.probes import fit_probes, memory
-from dr_utils.probes.chains import group_probes
-from dr_utils.probes.trainer import GroupTrainer
+from dr_utils.probes import fit_probes, masked
+from dr_utils.probes.chunks import find_chunks, plan_waves
+from dr_utils.probes.masked import Block
 
 SETTINGS = {"epochs": 3, "batch_size": 32, "step_epochs": 2}
 
@@ -26,70 +26,76 @@ def grid(width, lengths, seeds, lonely=True):
         order = np.random.default_rng(seed).permutation(width)
         subsets += [order[:k] for k in lengths]
         probe_seeds += [seed] * len(lengths)
-    if lonely:  # part of no chain
+    if lonely:  # a prefix of no other
         subsets.append(np.array([width - 1, 0]))
         probe_seeds.append(seeds[0])
     return subsets, probe_seeds
 
 
-def needs(groups, n_classes, batch_size=32, dtype=torch.float32):
-    return [memory.group_bytes(group, n_classes, batch_size, dtype) for group in groups]
+def needs(chunks, *sizes):
+    return [chunk.n_bytes(*sizes) for chunk in chunks]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_plans_hold_every_chain_once_and_stay_within_the_budget(seed):
+def test_waves_hold_every_probe_once_and_stay_within_the_budget(seed):
     rng = np.random.default_rng(seed)
     width, n_classes, n_seeds = int(rng.integers(3, 60)), int(rng.integers(2, 40)), int(rng.integers(1, 8))
     lengths = sorted({int(k) for k in rng.integers(1, width + 1, 4)})
-    groups = group_probes(*grid(width, lengths, range(n_seeds)))
-    features = int(rng.integers(1, 1_000_000))
-    single = max(needs([part for g in groups for part in g.split(len(g.seeds))], n_classes))
-    for budget in (single, single + features, single * 2 + features, sum(needs(groups, n_classes)), 10**12):
-        found = memory.plan(groups, features, n_classes, 32, torch.float32, budget)
-        left = budget - (features if found.resident else 0)
-        assert all(sum(needs(wave, n_classes)) <= left for wave in found.waves)
-        assert found.n_bytes <= budget
-        assert found.resident == (features + single <= budget)
-        chains = [(s, tuple(c)) for wave in found.waves for g in wave for s, c in zip(g.seeds, g.columns, strict=True)]
-        wanted = [(s, tuple(c)) for g in groups for s, c in zip(g.seeds, g.columns, strict=True)]
-        assert sorted(chains) == sorted(wanted)
-    assert len(found.waves) == 1 and found.copy_bytes == memory.COPY_BYTES
-    with pytest.raises(ValueError, match="one chain of nested probes takes .* GB"):
-        memory.plan(groups, features, n_classes, 32, torch.float32, single - 1)
+    subsets, seeds = grid(width, lengths, range(n_seeds))
+    chunks, sizes = find_chunks(subsets, seeds), (width, n_classes, 32, 4)
+    features, largest = int(rng.integers(1, 1_000_000)), max(needs(chunks, *sizes))
+    single = max(chunk.n_bytes(*sizes, n_probes=1) for chunk in chunks)
+    for budget in (single, largest, largest + features, largest * 2 + features, sum(needs(chunks, *sizes)), 10**12):
+        resident, waves = plan_waves(chunks, features, budget, *sizes)
+        assert resident == (features + largest <= budget)
+        assert all(sum(needs(wave, *sizes)) <= budget - features * resident for wave in waves)
+        probes = [(p, part.seed) for wave in waves for part in wave for p in part.probes]
+        assert sorted(probes) == list(enumerate(seeds))
+        assert all(np.isin(subsets[p], part.columns).all() for wave in waves for part in wave for p in part.probes)
+    assert resident and len(waves) == 1
+    with pytest.raises(ValueError, match="one probe on .* neurons takes .* GB"):
+        plan_waves(chunks, features, single - 1, *sizes)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_bytes_of_a_group_are_those_of_its_tensors(dtype):
-    x, y = make_task(n_classes=6)
-    (group,) = group_probes(*grid(30, (3, 11, 30), range(4), lonely=False))
-    trainer = GroupTrainer(
-        group, torch.as_tensor(y), 6, dtype, momentum=0.9, weight_decay=0.0, copy_bytes=0, streamed=False
-    )
-    held = sum(t.untyped_storage().nbytes() for t in (trainer.flat, trainer.velocity, trainer.grad))
-    weights = 4 * 6 * (3 + 11 + 30 + 3)
-    step = memory.group_bytes(group, 6, 32, dtype) - held
-    assert held == 3 * weights * dtype.itemsize
-    assert step == dtype.itemsize * 2 * 4 * 32 * (3 * 6 + 30)  # logits of 3 probes x 6 classes, features of 30 neurons
+def test_bytes_of_a_chunk_are_those_of_its_tensors(dtype):
+    subsets, seeds = grid(30, (3, 11, 30), [1], lonely=False)
+    (chunk,) = find_chunks(subsets, seeds)
+    block = Block([chunk], subsets, [1], 6, dtype)
+    names = ("weight", "bias", "mask", "weight_velocity", "bias_velocity")
+    held = sum(getattr(block, name).untyped_storage().nbytes() for name in names)
+    gradient = (block.weight.numel() + block.bias.numel()) * dtype.itemsize
+    step = chunk.n_bytes(30, 6, 32, dtype.itemsize) - held - gradient
+    # Logits of 3 probes x 6 classes and what is made of them; features of 30 neurons, stored, converted and chosen.
+    assert step == dtype.itemsize * 32 * (2 * 3 * 6 + 3 * 30)
 
 
-def budgets(x, subsets, seeds, n_classes, workers):
-    """Bytes that force: resident in waves, streamed at once, streamed in waves."""
-    groups = [part for g in group_probes(subsets, seeds) for part in g.split(workers)]
-    single = max(needs([part for g in groups for part in g.split(len(g.seeds))], n_classes))
-    everything = sum(needs(groups, n_classes))
-    return {"waves": (x.nbytes + single, True, False), "streamed": (everything, False, True),
-            "streamed waves": (single, False, False)}  # fmt: skip
+class Watched(masked.Trainer):
+    """A trainer that is remembered."""
+
+    made: list = []
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.made.append(self)
 
 
-@pytest.mark.parametrize("kind", ["waves", "streamed", "streamed waves"])
+@pytest.fixture
+def trainers(monkeypatch):
+    monkeypatch.setattr(masked, "Trainer", Watched)
+    Watched.made.clear()
+    return Watched.made
+
+
+@pytest.mark.parametrize("probes_at_once", [1, 3, 100])
 @pytest.mark.parametrize("held_out", [0.0, 0.2])
 @pytest.mark.parametrize("augmented", [False, True])
-def test_probes_are_the_same_whatever_the_memory(monkeypatch, kind, held_out, augmented):
+def test_probes_are_the_same_whatever_the_memory(trainers, probes_at_once, held_out, augmented):
     x, y = make_task(n=900)
     subsets, seeds = grid(30, (2, 9, 30), (1, 2, 3, 4, 5))
-    budget, resident, one_wave = budgets(x, subsets, seeds, 6, torch.get_num_threads())[kind]
-    plans, real, asked = [], memory.plan, []
-    monkeypatch.setattr(memory, "plan", lambda *given: plans.append(real(*given)) or plans[-1])
+    chunk = max(find_chunks(subsets, seeds), key=lambda chunk: len(chunk.columns))
+    budget = chunk.n_bytes(30, 6, 32, 4, n_probes=probes_at_once)
+    asked = []
 
     def x_epochs(epoch):
         asked.append(epoch)
@@ -99,38 +105,35 @@ def test_probes_are_the_same_whatever_the_memory(monkeypatch, kind, held_out, au
     cut = fit_probes(x, y, x, y, subsets, memory=budget, **settings)
     assert asked == ([0, 1, 2] if augmented else [])  # one pass over the images, however many waves
     whole = fit_probes(x, y, x, y, subsets, **settings)
-    assert plans[0].resident == resident and (len(plans[0].waves) == 1) == one_wave
-    assert plans[1].resident and len(plans[1].waves) == 1
+    assert [len(trainer.waves) > 1 for trainer in trainers] == [probes_at_once < 100, False]
     np.testing.assert_allclose(cut.weight, whole.weight, atol=1e-6)
     np.testing.assert_allclose(cut.bias, whole.bias, atol=1e-6)
 
 
-def test_half_precision_features_are_streamed_from_a_file(tmp_path):
+def test_half_precision_features_are_read_from_a_file(tmp_path):
     x, y = make_task(n=600)
     np.save(tmp_path / "x.npy", x.astype(np.float16))
-    mapped = np.load(tmp_path / "x.npy", mmap_mode="c")
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     subsets, seeds = grid(30, (2, 9, 30), (1, 2, 3))
-    budget, *_ = budgets(mapped, subsets, seeds, 6, torch.get_num_threads())["streamed waves"]
-    cut = fit_probes(mapped, y, x, y, subsets, seed=seeds, memory=budget, **SETTINGS)
+    read = fit_probes(mapped, y, x, y, subsets, seed=seeds, **SETTINGS)
     whole = fit_probes(mapped.astype(np.float32), y, x, y, subsets, seed=seeds, **SETTINGS)
-    np.testing.assert_allclose(cut.weight, whole.weight, atol=1e-6)
+    np.testing.assert_array_equal(read.weight, whole.weight)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 @pytest.mark.parametrize("kind", ["waves", "streamed", "streamed waves"])
-def test_cuda_memory_stays_within_the_budget(kind):
+def test_cuda_memory_stays_within_the_budget(kind, trainers):
     x, y = make_task(n=20_000, width=1024, n_classes=200)
     subsets, seeds = grid(1024, (100, 500, 1024), (1, 2, 3, 4, 5), lonely=False)
     settings = {"seed": seeds, "epochs": 2, "batch_size": 256, "device": "cuda"}
-    groups = group_probes(subsets, seeds)
-    single = max(needs(groups[0].split(5), 200, 256))
-    everything = sum(needs(groups, 200, 256))
-    budget = {"waves": x.nbytes + 2 * single, "streamed": everything, "streamed waves": 2 * single}[kind]
+    taken = needs(find_chunks(subsets, seeds), 1024, 200, 256, 4)
+    budget = {"waves": x.nbytes + 2 * max(taken), "streamed": sum(taken), "streamed waves": 2 * max(taken)}[kind]
     whole = fit_probes(x, y, x[:500], y[:500], subsets, **settings)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     cut = fit_probes(x, y, x[:500], y[:500], subsets, memory=budget, **settings)
     assert torch.cuda.max_memory_allocated() - before <= 1.1 * budget
+    assert trainers[1].resident == (kind == "waves") and (len(trainers[1].waves) == 1) == (kind == "streamed")
     np.testing.assert_allclose(cut.accuracy, whole.accuracy, atol=0.01)

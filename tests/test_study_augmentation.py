@@ -10,7 +10,7 @@ from test_study import tiny_network
 import dr_utils.study as study_module
 from dr_utils.augmentation import Augmentation
 from dr_utils.features import resize_batch
-from dr_utils.probes import initial_probe, sample_order
+from dr_utils.probes.masked import initial_probe, sample_order
 from dr_utils.profiles import Profile, ProfileError, load_profile
 from dr_utils.study import Study
 from dr_utils.subsets import random_subsets

@@ -2,7 +2,6 @@
 
 from dr_utils.probes.result import ProbeResult
 from dr_utils.probes.ridge import choose_alpha, fit_ridge
-from dr_utils.probes.sgd import fit_probes, sample_order
-from dr_utils.probes.trainer import initial_probe
+from dr_utils.probes.sgd import fit_probes
 
-__all__ = ["ProbeResult", "choose_alpha", "fit_probes", "fit_ridge", "initial_probe", "sample_order"]
+__all__ = ["ProbeResult", "choose_alpha", "fit_probes", "fit_ridge"]

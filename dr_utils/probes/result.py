@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
-from dr_utils.checks import check_features, check_labels
+from dr_utils.checks import check_features, check_labels, check_subset
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class ProbeResult:
     per_class_accuracy : float array of shape [P, C]
         The same within each class; NaN for a class that the test set lacks.
     weights : list of P float arrays of shape [C, k]
-        One probe's weights on its own neurons, in the order of its subset.
+        Each probe's weights on its own neurons, in the order of its subset.
     bias : float array of shape [P, C]
         Intercepts.
     subsets : list of P int arrays
@@ -45,69 +44,56 @@ class ProbeResult:
             dense[probe][:, subset] = weight
         return dense
 
-    def score(self, x, y, *, device: str | torch.device | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Evaluate the probes on another set, such as a shifted one.
+    def score(self, x, y, *, device="cpu") -> tuple[np.ndarray, np.ndarray]:
+        """Return `accuracy` and `per_class_accuracy` on another set, such as a shifted one.
 
-        Parameters
-        ----------
-        x : float array of shape [n, D]
-            Features.
-        y : int array of shape [n]
-            Class indices below C.
-
-        Returns
-        -------
-        accuracy : float array of shape [P]
-        per_class_accuracy : float array of shape [P, C]
+        `x` [n, D] are its features, `y` [n] its class indices below C; products run on `device`.
 
         Raises
         ------
         ValueError
             Wrong width, NaN entries, or labels that do not match.
         """
-        x, y = np.asarray(x), np.asarray(y)
+        x, y, n_classes = np.asarray(x), np.asarray(y), self.bias.shape[1]
         check_features(x, name="features to score", allow_constant=True)
         if x.shape[1] != self.width:
             raise ValueError(f"the probes were fitted on {self.width} columns; got features of shape {x.shape}.")
-        if y.shape != (len(x),) or (y.size and (y.min() < 0 or y.max() >= self.bias.shape[1])):
-            raise ValueError(
-                f"labels must be {len(x)} class indices below {self.bias.shape[1]}; got shape {y.shape}, "
-                f"values {y.min() if y.size else '-'} to {y.max() if y.size else '-'}."
-            )
-        device = torch.device(device or "cpu")
-        x_dev = torch.as_tensor(np.ascontiguousarray(x), device=device, dtype=torch.from_numpy(self.bias).dtype)
-        predicted = np.stack(
-            [
-                (
-                    x_dev[:, torch.as_tensor(s, device=device)] @ torch.as_tensor(w, device=device).T
-                    + torch.as_tensor(b, device=device)
-                )
-                .argmax(1)
-                .cpu()
-                .numpy()
-                for s, w, b in zip(self.subsets, self.weights, self.bias, strict=True)
-            ]
-        )
-        return _accuracies(predicted, y, self.bias.shape[1])
-
-
-def evaluated(weights, bias, subsets, x_test, y_test, device) -> ProbeResult:
-    """Wrap fitted weights into a result with their accuracy on the test set."""
-    result = ProbeResult(np.empty(0), np.empty(0), weights, bias, subsets, x_test.shape[1])
-    accuracy, per_class = result.score(x_test, y_test, device=device)
-    return ProbeResult(accuracy, per_class, weights, bias, subsets, x_test.shape[1])
-
-
-def _accuracies(predicted: np.ndarray, y: np.ndarray, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    correct = (predicted == y).astype(np.float64)
-    counts = np.bincount(y, minlength=n_classes).astype(np.float64)
-    hits = correct @ np.eye(n_classes)[y]
-    with np.errstate(invalid="ignore", divide="ignore"):
+        if y.shape != (len(x),) or y.min() < 0 or y.max() >= n_classes:
+            raise ValueError(f"labels must be {len(x)} class indices below {n_classes}; got {y} of shape {y.shape}.")
+        correct = np.stack([guess == y for guess in self._guesses(x, str(device or "cpu"))]).astype(np.float64)
+        counts = np.bincount(y, minlength=n_classes).astype(np.float64)
+        hits = correct @ np.eye(n_classes)[y]
         return correct.mean(axis=1), hits / np.where(counts == 0, np.nan, counts)
 
+    def _guesses(self, x: np.ndarray, device: str):
+        x = x.astype(self.bias.dtype, copy=False)
+        if device == "cpu":
+            with np.errstate(all="ignore"):  # a probe that diverged guesses one class
+                for subset, weight, bias in zip(self.subsets, self.weights, self.bias, strict=True):
+                    yield (x.take(subset, axis=1) @ weight.T + bias).argmax(axis=1)
+            return
+        import torch
 
-def checked_data(x_train, y_train, x_test, y_test):
-    """Return the four arrays and the number of classes, or raise ValueError saying what is wrong with them."""
+        x = torch.as_tensor(x, device=device)
+        for given in zip(self.subsets, self.weights, self.bias, strict=True):
+            subset, weight, bias = (torch.as_tensor(part, device=device) for part in given)
+            yield (x.take(subset, axis=1) @ weight.T + bias).argmax(1).cpu().numpy()
+
+
+def evaluated(weights, bias, subsets, x_test, y_test, device="cpu") -> ProbeResult:
+    """Return fitted weights with their accuracy on the test set."""
+    unscored = ProbeResult(np.empty(0), np.empty(0), weights, bias, subsets, x_test.shape[1])
+    return ProbeResult(*unscored.score(x_test, y_test, device=device), weights, bias, subsets, x_test.shape[1])
+
+
+def checked(x_train, y_train, x_test, y_test, subsets):
+    """Return the four arrays, the subsets as int64 arrays and the number of classes.
+
+    Raises
+    ------
+    ValueError
+        Saying what is wrong with them.
+    """
     x_train, x_test = np.asarray(x_train), np.asarray(x_test)
     y_train, y_test = np.asarray(y_train), np.asarray(y_test)
     check_features(x_train, name="train features")
@@ -115,25 +101,7 @@ def checked_data(x_train, y_train, x_test, y_test):
     if x_train.shape[1] != x_test.shape[1]:
         raise ValueError(f"train and test features differ in width: {x_train.shape[1]} and {x_test.shape[1]}.")
     n_classes = check_labels(y_train, y_test, len(x_train), len(x_test))
-    return x_train, x_test, y_train, y_test, n_classes
-
-
-def checked_subsets(subsets, width: int) -> list[np.ndarray]:
-    """Return the subsets as int64 arrays, or raise ValueError naming the first that is not one."""
-    subsets = [np.asarray(s, dtype=np.int64) for s in subsets]
+    subsets = [check_subset(s, x_train.shape[1], name=f"subset {number}") for number, s in enumerate(subsets)]
     if not subsets:
         raise ValueError("no subsets given: pass at least one array of neuron indices.")
-    for number, s in enumerate(subsets):
-        if s.ndim != 1 or s.size == 0 or s.min() < 0 or s.max() >= width or len(np.unique(s)) != len(s):
-            raise ValueError(
-                f"subset {number} must hold distinct neuron indices 0 .. {width - 1}, at least one; got {s}."
-            )
-    return subsets
-
-
-def checked_seeds(seed, n_probes: int) -> list[int]:
-    """Return one seed per probe."""
-    seeds = [int(seed)] * n_probes if np.ndim(seed) == 0 else [int(s) for s in seed]
-    if len(seeds) != n_probes:
-        raise ValueError(f"seed must be one integer or one per subset: {n_probes} subsets, {len(seeds)} seeds.")
-    return seeds
+    return x_train, y_train, x_test, y_test, subsets, n_classes

@@ -1,18 +1,13 @@
-"""A second solver for probes: ridge regression on one-hot labels, in closed form.
-
-For a chain of nested subsets one Cholesky factorisation serves every subset: the factor of a leading
-block of the Gram matrix is the leading block of its factor.
-"""
+"""A second solver for probes: ridge regression on one-hot labels, in closed form."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 
-from dr_utils.probes.chains import find_chains
-from dr_utils.probes.result import ProbeResult, checked_data, checked_seeds, checked_subsets, evaluated
+from dr_utils.probes.result import ProbeResult, checked, evaluated
 
 
 def fit_ridge(x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *, alpha: float = 1.0) -> ProbeResult:
@@ -41,39 +36,39 @@ def fit_ridge(x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *
     ------
     ValueError
         As for `fit_probes`, or alpha not above 0.
+
+    Examples
+    --------
+    >>> x, y = np.array([[0.0, 1.0], [1.0, 1.0], [4.0, 1.0], [5.0, 0.0]]), np.array([0, 0, 1, 1])
+    >>> fit_ridge(x, y, x, y, subsets=[[0, 1], [1]]).accuracy
+    array([1.  , 0.75])
     """
-    x_train, x_test, y_train, y_test, n_classes = checked_data(x_train, y_train, x_test, y_test)
-    subsets = checked_subsets(subsets, x_train.shape[1])
+    x_train, y_train, x_test, y_test, subsets, n_classes = checked(x_train, y_train, x_test, y_test, subsets)
     if not alpha > 0:
         raise ValueError(f"alpha must be above 0, so that the Gram matrix can be factorised; got {alpha}.")
-    x = torch.as_tensor(x_train).double()
-    mean = x.mean(dim=0)
-    x -= mean
-    targets = torch.nn.functional.one_hot(torch.as_tensor(y_train), n_classes).double()
-    centre = targets.mean(dim=0)
-    cross = x.T @ (targets - centre)
-    weights: list[np.ndarray] = [None] * len(subsets)
-    bias = np.zeros((len(subsets), n_classes))
-    grams: dict[bytes, torch.Tensor] = {}
-    for chain in find_chains(subsets, checked_seeds(0, len(subsets))):
-        columns = torch.as_tensor(chain.columns)
-        # The permutations of different seeds run over the same neurons: one Gram matrix serves them all.
-        ordered, places = columns.sort()
-        key = ordered.numpy().tobytes()
-        if key not in grams:
-            part = x[:, ordered]
-            grams[key] = part.T @ part
-        rank = places.argsort()
-        block = grams[key][rank][:, rank]
-        block.diagonal().add_(alpha)
-        factor = torch.linalg.cholesky(block)
-        half = torch.linalg.solve_triangular(factor, cross[columns], upper=False)
-        for k, probes in zip(chain.lengths, chain.places, strict=True):
-            weight = torch.linalg.solve_triangular(factor[:k, :k].T, half[:k], upper=True).T
-            intercept = centre - weight @ mean[columns[:k]]
-            for probe in probes:
-                weights[probe], bias[probe] = weight.contiguous().numpy(), intercept.numpy()
-    return evaluated(weights, bias, subsets, x_test.astype(np.float64), y_test, None)
+    x, targets, mean, centre = _centred(x_train, y_train, n_classes, slice(None))
+    cross = x.T @ targets
+    weights: list[np.ndarray] = [np.empty(0)] * len(subsets)
+    bias = np.empty((len(subsets), n_classes))
+    columns, grams = np.empty(0), {}
+    # In falling lexicographic order a subset is followed by its prefixes, and one factorisation serves all of them:
+    # the factor of a leading block of a matrix is the leading block of its factor.
+    for probe in sorted(range(len(subsets)), key=lambda p: subsets[p].tolist(), reverse=True):
+        subset, k = subsets[probe], len(subsets[probe])
+        if not np.array_equal(columns[:k], subset):
+            columns = subset
+            ordered, rank = np.unique(subset, return_inverse=True)
+            # The permutations of different seeds run over the same neurons: one Gram matrix serves them all.
+            if ordered.tobytes() not in grams:
+                part = x[:, ordered]
+                grams[ordered.tobytes()] = part.T @ part
+            block = grams[ordered.tobytes()][np.ix_(rank, rank)]
+            block.flat[:: k + 1] += alpha
+            factor = cholesky(block, lower=True, overwrite_a=True, check_finite=False)
+            half = solve_triangular(factor, cross[subset], lower=True, check_finite=False)
+        weight = solve_triangular(factor[:k, :k], half[:k], lower=True, trans=1, check_finite=False).T
+        weights[probe], bias[probe] = np.ascontiguousarray(weight), centre - weight @ mean[subset]
+    return evaluated(weights, bias, subsets, x_test.astype(np.float64), y_test)
 
 
 def choose_alpha(x_train, y_train, *, relative=(1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2), share=0.2, seed: int = 0) -> float:
@@ -105,27 +100,34 @@ def choose_alpha(x_train, y_train, *, relative=(1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
     ------
     ValueError
         As for `fit_ridge`.
+
+    Examples
+    --------
+    >>> choose_alpha(np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1]))
+    5.0
     """
-    x_train, _, y_train, _, n_classes = checked_data(x_train, y_train, x_train[:1], y_train[:1])
+    x_train, y_train, *_, n_classes = checked(x_train, y_train, x_train[:1], y_train[:1], [[0]])
     order = np.random.default_rng(seed).permutation(len(y_train))
     held = np.concatenate(
         [own[: int(share * len(own))] for c in range(n_classes) for own in [order[y_train[order] == c]]]
     )
     fitted = np.setdiff1d(order, held)
-    x = torch.as_tensor(x_train).double()
-    mean = x[fitted].mean(dim=0)
-    x -= mean
-    targets = torch.nn.functional.one_hot(torch.as_tensor(y_train), n_classes).double()
-    centre = targets[fitted].mean(dim=0)
-    gram, cross = x[fitted].T @ x[fitted], x[fitted].T @ (targets[fitted] - centre)
+    x, targets, _, centre = _centred(x_train, y_train, n_classes, fitted)
+    gram, cross = x[fitted].T @ x[fitted], x[fitted].T @ targets[fitted]
     scale = float(gram.diagonal().mean())
     if not len(held):
         return scale
     scores = {}
     for candidate in sorted(relative):
-        block = gram.clone()
-        block.diagonal().add_(candidate * scale)
-        weight = torch.cholesky_solve(cross, torch.linalg.cholesky(block))
-        guess = (x[held] @ weight + centre).argmax(dim=1).numpy()
-        scores[candidate * scale] = (guess == y_train[held]).mean()
+        block = gram.copy()
+        block.flat[:: len(gram) + 1] += candidate * scale
+        weight = cho_solve((cholesky(block, lower=True, overwrite_a=True), True), cross)
+        scores[candidate * scale] = ((x[held] @ weight + centre).argmax(axis=1) == y_train[held]).mean()
     return max(scores, key=lambda alpha: (scores[alpha], alpha))
+
+
+def _centred(x, y, n_classes: int, rows):
+    """Return features and one-hot labels in float64 less their means over `rows`, and the two means."""
+    x, targets = x.astype(np.float64), np.eye(n_classes)[y]
+    mean, centre = x[rows].mean(axis=0), targets[rows].mean(axis=0)
+    return x - mean, targets - centre, mean, centre

@@ -1,77 +1,46 @@
-"""Linear probes by SGD, all of a grid trained at once.
-
-The subsets of one seed are nested prefixes of one permutation, so the probes of a grid share their
-columns. A chain of nested subsets is therefore trained as blocks of columns: block j holds the columns
-that probe j has and probe j - 1 lacks, and is multiplied once for all probes that contain it. No masked
-weight is stored and none is multiplied; a grid costs what its neurons cost, not (number of probes) x D.
-"""
+"""Linear probes by SGD, all of a grid trained at once."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
-import torch
 
-from dr_utils.probes import memory as device_memory
-from dr_utils.probes.best_epoch import BestEpoch
-from dr_utils.probes.chains import group_probes
-from dr_utils.probes.result import ProbeResult, checked_data, checked_seeds, checked_subsets, evaluated
-from dr_utils.probes.trainer import GroupTrainer
+from dr_utils.probes.result import ProbeResult, checked, evaluated
 
-
-def sample_order(n: int, epoch: int, seed: int) -> torch.Tensor:
-    """Return the order [n] in which a probe of this seed sees the train samples in this epoch."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
+# One split for every probe and grid, so that probes are compared on the same samples.
+_SPLIT_SEED = 0
 
 
 def fit_probes(
-    x_train,
-    y_train,
-    x_test,
-    y_test,
-    subsets: Sequence[np.ndarray],
-    *,
-    epochs: int = 50,
-    lr: float = 0.1,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-4,
-    batch_size: int = 256,
-    step_epochs: int = 10,
-    gamma: float = 0.1,
-    seed: int | Sequence[int] = 0,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
-    x_epochs: Callable[[int], np.ndarray] | None = None,
-    held_out: float = 0.0,
-    memory: int | None = None,
+    x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *, epochs: int = 50, lr: float = 0.1,
+    momentum: float = 0.9, weight_decay: float = 1e-4, batch_size: int = 256, step_epochs: int = 10, gamma: float = 0.1,
+    seed: int | Sequence[int] = 0, device=None, dtype: str = "float32", held_out: float = 0.0,
+    memory: int | None = None, x_epochs: Callable[[int], np.ndarray] | None = None,
     on_epoch: Callable[[int, int], None] | None = None,
-) -> ProbeResult:
+) -> ProbeResult:  # fmt: skip
     """Train one linear probe per subset of neurons, all of them in one run.
 
     Softmax regression by SGD with momentum, the paper's protocol (Appendix B) by default: each probe
     ends with the weights that `torch.nn.Linear` with `torch.optim.SGD` and `StepLR` would reach on the
-    same batches.
+    same batches. The weights of all probes are one matrix, whose gradient is masked where a probe has no neuron.
 
     Parameters
     ----------
     x_train, x_test : float arrays of shape [n, D]
-        Features. In float16 they stay so on the device, and only the batch at hand is converted.
+        Features. In float16 they stay so, and only the batch at hand is converted.
     y_train, y_test : int arrays of shape [n]
         Class indices 0 .. C-1.
     subsets : sequence of P int arrays
-        The neurons of each probe. Subsets of one seed that are prefixes of each other are trained
-        as one chain; any other subsets work too, at the price of their own columns.
+        The neurons of each probe. Subsets of one seed that are prefixes of each other are trained fastest.
     epochs, lr, momentum, weight_decay, batch_size, step_epochs, gamma
         SGD; the learning rate is multiplied by `gamma` every `step_epochs` epochs.
     seed : int or sequence of P ints
         Decides a probe's first weights and the order of its samples.
     device : str or torch.device, optional
         Default: the CPU.
-    dtype : torch.dtype
+    dtype : str
         Precision of the training.
     x_epochs : callable, optional
         Given the epoch, 0 .. epochs - 1, returns the train features [n, D] of that epoch, where images are
@@ -81,8 +50,8 @@ def fit_probes(
         weights of the epoch that is best on it, the first such one: what the published code does with a tenth.
     memory : int, optional
         Bytes of device memory that training may take; by default most of what is free on a CUDA device, and no limit on
-        the CPU. What does not fit is trained in waves, and features that do not fit are read from the host batch by
-        batch; the probes are the same.
+        the CPU. Probes that do not fit take turns, and features that do not fit are read from the host batch by
+        batch; the results are the same.
     on_epoch : callable, optional
         Called with (epochs done, epochs) after each epoch.
 
@@ -94,77 +63,57 @@ def fit_probes(
     ------
     ValueError
         Features with NaN or without variation, labels that do not match them, a class absent from
-        train, an empty or out-of-range subset, a seed list of the wrong length, or memory too small for one chain.
+        train, an empty or out-of-range subset, a seed list of the wrong length, or memory too small for one probe.
 
     Warns
     -----
     RuntimeWarning
         Probes that diverged (weights no longer finite); their accuracy is that of a constant guess.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(200) % 2
+    >>> x = rng.normal(size=(200, 8)) + y[:, None]
+    >>> result = fit_probes(x[:100], y[:100], x[100:], y[100:], subsets=[[3], range(8)])
+    >>> bool(0.6 < result.accuracy[0] < result.accuracy[1] < 0.9)
+    True
     """
-    x_train, x_test, y_train, y_test, n_classes = checked_data(x_train, y_train, x_test, y_test)
-    subsets = checked_subsets(subsets, x_train.shape[1])
-    seeds = checked_seeds(seed, len(subsets))
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out is a share of the train samples, from 0 to below 1; got {held_out!r}.")
+    x_train, y_train, x_test, y_test, subsets, n_classes = checked(x_train, y_train, x_test, y_test, subsets)
+    seeds = [int(seed)] * len(subsets) if np.ndim(seed) == 0 else [int(s) for s in seed]
+    if len(seeds) != len(subsets):
+        raise ValueError(f"seed must be one integer or one per subset: {len(subsets)} subsets, {len(seeds)} seeds.")
     if epochs < 1 or batch_size < 1 or step_epochs < 1:
         raise ValueError(
             f"epochs, batch_size and step_epochs must be at least 1; got {epochs}, {batch_size}, {step_epochs}."
         )
-    device = torch.device(device or "cpu")
-    best = BestEpoch(x_train, y_train, held_out, subsets, device) if held_out else None
-    kept = torch.arange(len(x_train)) if best is None else torch.as_tensor(best.kept)
-    y_dev = torch.as_tensor(y_train, device=device, dtype=torch.int64)
-    kept_type = torch.float16 if x_train.dtype == np.float16 else dtype
-    with _workers(device) as (n_workers, run_all):
-        groups = [part for group in group_probes(subsets, seeds) for part in group.split(n_workers)]
-        budget = device_memory.usable(device) if memory is None else memory
-        plan = device_memory.plan(groups, x_train.size * kept_type.itemsize, n_classes, batch_size, dtype, budget)
+    samples, held = _split(y_train, held_out)
+    from dr_utils.probes.masked import Trainer  # imports torch
 
-        def placed(x) -> torch.Tensor:
-            return torch.as_tensor(x, device=device).to(kept_type) if plan.resident else torch.as_tensor(x)
-
-        waves = []
-        for groups in plan.waves:
-            waves.append([])
-            for group in groups:
-                waves[-1].append(
-                    GroupTrainer(
-                        group, y_dev, n_classes, dtype, momentum=momentum, weight_decay=weight_decay,
-                        copy_bytes=plan.copy_bytes, streamed=not plan.resident,
-                    )
-                )  # fmt: skip
-                if len(plan.waves) > 1:
-                    waves[-1][-1].rest()
-        trainers = [trainer for wave in waves for trainer in wave]
-        features = placed(x_train) if x_epochs is None else None
-        for epoch in range(epochs):
-            rate = lr * gamma ** (epoch // step_epochs)
-            if x_epochs is not None:
-                # The old epoch's features go before the new ones come: there is not room for both.
-                features = None
-                for trainer in trainers:
-                    trainer.feed(None)
-                features = placed(_checked_epoch(x_epochs(epoch), *x_train.shape, epoch))
-            orders = {s: kept[sample_order(len(kept), epoch, s)].to(device) for s in sorted(set(seeds))}
-            for wave in waves:
-                for trainer in wave:
-                    if len(waves) > 1:
-                        trainer.wake()
-                    if trainer.x is not features:
-                        trainer.feed(features)
-                run_all(lambda trainer, rate=rate, orders=orders: trainer.epoch(orders, batch_size, rate), wave)
-                if len(waves) > 1:
-                    for trainer in wave:
-                        trainer.rest()
-            if best is not None:
-                best.look(*_collected(trainers, len(subsets), n_classes, dtype))
-            if on_epoch is not None:
-                on_epoch(epoch + 1, epochs)
-    weights, bias = (best.weights, best.bias) if best else _collected(trainers, len(subsets), n_classes, dtype)
-    diverged = [p for p, w in enumerate(weights) if not (np.isfinite(w).all() and np.isfinite(bias[p]).all())]
+    trainer = Trainer(
+        x_train, y_train, subsets, seeds, n_classes, batch_size=batch_size, momentum=momentum,
+        weight_decay=weight_decay, device=device or "cpu", dtype=dtype, memory=memory,
+    )  # fmt: skip
+    if x_epochs is None:
+        trainer.load(x_train)
+    x_held, best = x_train[held], None
+    for epoch in range(epochs):
+        if x_epochs is not None:
+            trainer.load(None)  # there is not room for the features of two epochs
+            shown = np.asarray(x_epochs(epoch))
+            if shown.shape != x_train.shape:
+                raise ValueError(f"x_epochs({epoch}) must give features of shape {x_train.shape}; got {shown.shape}.")
+            trainer.load(shown)
+        trainer.epoch(samples, epoch, lr * gamma ** (epoch // step_epochs))
+        if len(held):
+            best = _better(best, evaluated(*trainer.probes(), subsets, x_held, y_train[held], device))
+        if on_epoch is not None:
+            on_epoch(epoch + 1, epochs)
+    weights, bias = (best.weights, best.bias) if best else trainer.probes()
+    diverged = np.flatnonzero(~_finite(weights, bias))
     for p in diverged:
         weights[p], bias[p] = np.zeros_like(weights[p]), 0.0
-    if diverged:
+    if len(diverged):
         warnings.warn(
             f"{len(diverged)} of {len(subsets)} probes diverged at lr {lr} on features of scale "
             f"{max(float(x_train.max()), -float(x_train.min())):.3g}; standardise the features or lower lr.",
@@ -174,33 +123,34 @@ def fit_probes(
     return evaluated(weights, bias, subsets, x_test, y_test, device)
 
 
-def _collected(trainers, n_probes: int, n_classes: int, dtype) -> tuple[list[np.ndarray], np.ndarray]:
-    weights: list[np.ndarray] = [None] * n_probes
-    bias = np.zeros((n_probes, n_classes), dtype=torch.empty(0, dtype=dtype).numpy().dtype)
-    for trainer in trainers:
-        trainer.collect(weights, bias)
-    return weights, bias
+def _finite(weights: list[np.ndarray], bias: np.ndarray) -> np.ndarray:
+    return np.array([np.isfinite(w).all() and np.isfinite(b).all() for w, b in zip(weights, bias, strict=True)])
 
 
-def _checked_epoch(x, n: int, width: int, epoch: int):
-    if np.shape(x) != (n, width):
-        raise ValueError(f"x_epochs({epoch}) must give features of shape {(n, width)}; got {np.shape(x)}.")
-    return x
+def _split(y: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the samples to train on and those held out, ascending."""
+    if not 0 <= share < 1:
+        raise ValueError(f"held_out is a share of the train samples, from 0 to below 1; got {share!r}.")
+    everything = np.arange(len(y))
+    if not share:
+        return everything, everything[:0]
+    from sklearn.model_selection import train_test_split
 
-
-@contextmanager
-def _workers(device: torch.device):
-    """Yield how many trainers may run side by side, and a function that runs one call on each of them.
-
-    The products of a step are too small to share among cores; whole trainers, one core each, are not.
-    """
-    n_threads = torch.get_num_threads()
-    if device.type != "cpu" or n_threads == 1:
-        yield 1, lambda call, trainers: [call(trainer) for trainer in trainers]
-        return
-    torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(n_threads) as pool:
-            yield n_threads, lambda call, trainers: list(pool.map(call, trainers))
-    finally:
-        torch.set_num_threads(n_threads)
+        kept, out = train_test_split(everything, test_size=share, random_state=_SPLIT_SEED, stratify=y)
+    except ValueError as error:
+        raise ValueError(
+            f"held_out={share} of {len(y)} train samples in {len(np.unique(y))} classes cannot be stratified "
+            f"({error}); hold out more or less, or take held_out=0."
+        ) from error
+    return np.sort(kept), out
+
+
+def _better(best: ProbeResult | None, now: ProbeResult) -> ProbeResult:
+    """Return each probe as it did best on held-out samples; one that diverged stays what it was before."""
+    now.accuracy[~_finite(now.weights, now.bias)] = -0.5
+    if best is None:
+        return now
+    for p in np.flatnonzero(now.accuracy > best.accuracy):
+        best.weights[p], best.bias[p], best.accuracy[p] = now.weights[p], now.bias[p], now.accuracy[p]
+    return best

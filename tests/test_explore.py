@@ -133,15 +133,15 @@ def test_every_stop_shows_the_tables_numbers(make, tables):
     accuracy = tables["probes"].query(f"{mine} and selection == 'random'").groupby("fraction").accuracy
     sizes = tables["probes"].query(mine).groupby("fraction").n_neurons.first()
     gini = tables["fairness"].query(f"{mine} and selection == 'random'").set_index("fraction").gini
-    assert [value for _, value in widget.fraction.options] == sorted(accuracy.groups)
-    for _, fraction in widget.fraction.options:
-        widget.fraction.value = fraction
+    assert [value for _, value in widget.slider.options] == sorted(accuracy.groups)
+    for _, fraction in widget.slider.options:
+        widget.slider.value = fraction
         mean, std, full = accuracy.mean()[fraction], accuracy.std()[fraction], accuracy.mean()[1.0]
         said = text(widget.readout.value)
         assert f"{sizes[fraction]} of 512 {mean:.3f} ± {std:.3f} {full:.3f} {per_cent(round(mean / full, 3))}" in said
         assert f"Gini {gini[fraction]:.3f}, full layer {gini[1.0]:.3f}" in widget.classes.heading.value
-        assert widget.accuracy._points.y == pytest.approx([mean])
-        assert widget.accuracy._bars.y.ravel() == pytest.approx([mean - std, mean + std])
+        assert widget.chart._points.y == pytest.approx([mean])
+        assert widget.chart._bars.y.ravel() == pytest.approx([mean - std, mean + std])
     redundancy = tables["redundancy"].query(f"{mine} and task == 'probe'").set_index(["rule", "delta"])
     assert [value for _, value in widget.delta.options] == sorted(set(tables["redundancy"].delta))
     for _, delta in widget.delta.options:
@@ -149,14 +149,14 @@ def test_every_stop_shows_the_tables_numbers(make, tables):
         rules = [redundancy.loc[(rule, delta), ["dr", "low", "high"]].to_list() for rule in ("first", "nearest")]
         said = " ".join("{:.3f} [{:.2f}, {:.2f}]".format(*rule) for rule in rules)
         assert text(widget.readout.value).endswith(said)
-        assert widget.accuracy._levels.y.ravel() == pytest.approx([delta * accuracy.mean()[1.0]] * 2)
-        assert widget.accuracy._falls.x.ravel() == pytest.approx([1 - rules[0][0]] * 2)
+        assert widget.chart._levels.y.ravel() == pytest.approx([delta * accuracy.mean()[1.0]] * 2)
+        assert widget.chart._falls.x.ravel() == pytest.approx([1 - rules[0][0]] * 2)
 
 
 def test_classes_are_the_tables(make, tables):
     widget = make()
-    widget.task.value = "digits"
-    widget.fraction.value = 0.05
+    widget.menu.value = "digits"
+    widget.slider.value = 0.05
     rows = tables["per_class"].query("model == 'wide' and dataset == 'digits' and selection == 'random'")
     mean = rows.groupby(["fraction", "class_name"]).class_accuracy.mean()
     lost, shown = mean[1.0] - mean[0.05], list(widget.classes._full.x)
@@ -169,14 +169,14 @@ def test_classes_are_the_tables(make, tables):
 def test_networks_of_several_grids_side_by_side(make):
     widget = make()
     widget.networks.value = ["wide", "ff8"]
-    fractions = [value for _, value in widget.fraction.options]
+    fractions = [value for _, value in widget.slider.options]
     assert {0.0005, 0.125, 1.0} <= set(fractions)
-    widget.fraction.value = 0.05
+    widget.slider.value = 0.05
     assert "ff8 – of 8 not measured at this fraction" in text(widget.readout.value)
-    assert np.isnan(widget.accuracy._points.y[1]) and np.isfinite(widget.accuracy._levels.y).all()
-    widget.fraction.value = 0.125
+    assert np.isnan(widget.chart._points.y[1]) and np.isfinite(widget.chart._levels.y).all()
+    widget.slider.value = 0.125
     assert "1 of 8 0." in text(widget.readout.value)
-    assert [label for label, _ in widget.detail.options] == ["wide", "ff8"]
+    assert list(widget.detail.options) == ["wide", "ff8"]
     widget.detail.value = "ff8"
     assert "ff8, 1 newly drawn neurons" in text(widget.similarity.heading.value)
 
@@ -184,7 +184,7 @@ def test_networks_of_several_grids_side_by_side(make):
 @pytest.mark.parametrize("fraction", [0.01, 0.5, 1.0])
 def test_draw_again_adds_draws_that_anybody_can_draw_again(make, fraction):
     widget = make()
-    widget.fraction.value = fraction
+    widget.slider.value = fraction
     assert "1 draw." in text(widget.similarity.heading.value)
     widget.again.click()
     heading = text(widget.similarity.heading.value)
@@ -203,22 +203,22 @@ def test_draw_again_adds_draws_that_anybody_can_draw_again(make, fraction):
 def test_state_survives_running_the_cell_again(make):
     first = make("here")
     first.networks.value = ["robust", "mrl"]
-    first.task.value = "digits"
-    first.fraction.value, first.delta.value = 0.05, 0.75
+    first.menu.value = "digits"
+    first.slider.value, first.delta.value = 0.05, 0.75
     again, elsewhere = make("here"), make("elsewhere")
-    assert (again.networks.value, again.task.value) == (("robust", "mrl"), "digits")
-    assert (again.fraction.value, again.delta.value) == (0.05, 0.75)
-    assert (elsewhere.networks.value, elsewhere.fraction.value) == (("wide",), 0.2)
+    assert (again.networks.value, again.menu.value) == (("robust", "mrl"), "digits")
+    assert (again.slider.value, again.delta.value) == (0.05, 0.75)
+    assert (elsewhere.networks.value, elsewhere.slider.value) == (("wide",), 0.2)
 
 
 def test_other_choices_redraw_in_place(make):
     widget = make()
-    figure = widget.accuracy.figure
+    figure = widget.chart.figure
     widget.networks.value = ["mrl", "wide"]
-    assert widget.accuracy.figure is figure and len(widget.accuracy._points.y) == 2
+    assert widget.chart.figure is figure and len(widget.chart._points.y) == 2
     widget.networks.value = []
     assert widget.detail.value is None and text(widget.readout.value).startswith("network neurons")
-    widget.fraction.value, widget.delta.value = 1.0, 0.75
+    widget.slider.value, widget.delta.value = 1.0, 0.75
     widget.again.click()
     widget.networks.value = ["mrl"]
     assert "mrl 512 of 512" in text(widget.readout.value)
@@ -262,7 +262,7 @@ def test_every_stop_of_every_choice_has_the_rows_mean_and_spread(rows):
             widget.slider.value = x
             assert list(widget.values().index) == ["cifar10", "digits"]
             said = text(widget.readout.value)
-            assert said.startswith("test accuracy ± 1 std kept neurons")
+            assert said.startswith("dataset test accuracy ± 1 std kept neurons")
             for dataset in widget.values().index:
                 key = model, dataset, x
                 size = expected.neurons.first()[key]
@@ -289,12 +289,12 @@ def test_intervals_columns_of_spread_and_none(tables):
     widget = explore.curve(rows, **common, errorbar=("low", "high"), labels={"dr": "DR"})
     row = rows.query("model == 'mrl' and dataset == 'cifar10' and delta == .9").iloc[0]
     said = text(widget.readout.value)
-    assert said.startswith("DR [interval]") and f"mrl {row.dr:.3f} [{row.low:.2f}, {row.high:.2f}]" in said
+    assert said.startswith("model DR [interval]") and f"mrl {row.dr:.3f} [{row.low:.2f}, {row.high:.2f}]" in said
     assert widget.chart._bars.y[2] == pytest.approx([row.low, row.high])
     stated = explore.curve(rows.assign(std=0.012), **common, errorbar="std")
     assert f"mrl {row.dr:.3f} ± 0.012" in text(stated.readout.value)
     for bare in (explore.curve(rows, **common), explore.curve(rows, **common, errorbar=None)):
-        assert text(bare.readout.value).startswith("dr &#9632; wide") and "±" not in text(bare.readout.value)
+        assert text(bare.readout.value).startswith("model dr &#9632; wide") and "±" not in text(bare.readout.value)
 
 
 def test_stops_axes_and_the_middle_to_start_from(rows):
@@ -304,7 +304,7 @@ def test_stops_axes_and_the_middle_to_start_from(rows):
     assert [label for label, _ in widget.slider.options] == ["51", "256", "512"] and widget.slider.value == 256
     top = (wide.groupby(["dataset", "n_neurons"]).gini.agg(["mean", "std"])).sum(axis=1).max()
     assert widget.chart._cursor.y == pytest.approx([0, 1.05 * top])
-    assert "a &lt;title&gt;" in widget.chart.heading.value and widget.menu is None
+    assert "a &lt;title&gt;" in widget.chart.heading.value and widget.controls == [widget.slider]
 
 
 def test_curves_remember_and_say_what_is_missing(rows):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
@@ -26,11 +27,19 @@ def per_cent(share: float) -> str:
     return f"{100 * share:.4g} %"
 
 
-def number(value) -> str:
-    """Return a value for a cell of a table: three decimals of a float, "" for NaN, everything else as it is."""
+def number(value, spec: str = "") -> str:
+    """Return a value for a cell of a table: by `spec`, else three decimals of a float; "" for NaN."""
     if pd.isna(value):
         return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:{spec}}" if spec else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def with_spread(mean: float, low: float, high: float, interval: bool = False) -> str:
+    """Return a mean as HTML, with its standard deviation or the ends of its interval; alone where they are NaN."""
+    if np.isnan(mean):
+        return ""
+    spread = f" [{low:.2f}, {high:.2f}]" if interval else f" ± {high - mean:.3f}"
+    return f"<b>{mean:.3f}</b>" + (spread if low <= high else "")
 
 
 def stops(values: Iterable[float]) -> list[tuple[str, float]]:

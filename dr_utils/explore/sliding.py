@@ -12,18 +12,8 @@ from IPython.display import HTML
 from pandas.api.types import is_float_dtype
 
 from dr_utils.checks import unknown
+from dr_utils.explore import readout
 from dr_utils.explore.charts import CurveChart, strokes
-from dr_utils.explore.readout import (
-    CONTROL,
-    nearest,
-    number,
-    or_table,
-    remembered,
-    selection,
-    side_by_side,
-    stops,
-    table,
-)
 
 
 def curve(
@@ -111,107 +101,101 @@ def curve(
     ]
     groups = rows.groupby(keys, sort=False)
     points = pd.DataFrame({"x": groups[x].mean(), "mean": groups[y].mean()})
-    if isinstance(errorbar, tuple):
+    interval = isinstance(errorbar, tuple)
+    if interval:
         points["low"], points["high"] = (groups[name].mean() for name in errorbar)
     else:
         spread = np.nan if errorbar is None else groups[y].std() if errorbar == "sd" else groups[errorbar].mean()
         points["low"], points["high"] = points["mean"] - spread, points["mean"] + spread
+    head = say[y] + ("" if points["low"].isna().all() else " [interval]" if interval else " ± 1 std")
+    cells = pd.DataFrame(index=points.index, columns=pd.Index([], name=say[hue]))
+    cells[head] = [readout.with_spread(*point, interval) for point in points[["mean", "low", "high"]].to_numpy()]
     formats = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "")
-    extra = {
-        say[name]: (groups[name].mean() if is_float_dtype(rows[name]) else groups[name].first()).map(
-            lambda value, spec=spec: format(value, spec) if spec else number(value)
-        )
-        for name, spec in formats.items()
-    }
-    widget = SlidingCurve(
-        points,
-        pd.DataFrame(extra, index=points.index),
-        CurveChart(say[x], say[y], log=log, ylim=ylim, height=300),
-        words={"menu": menu and say[menu], "slider": say[slider], "value": say[y]},
-        interval=isinstance(errorbar, tuple),
-        at=at,
-        start=start,
-        palette=palette,
-        memory=remembered(x, y, hue, menu, slider, title, note),
-    )
-    widget.chart.head(f"<b>{html.escape(title)}</b>" if title else "")
+    for name, spec in formats.items():
+        values = groups[name].mean() if is_float_dtype(rows[name]) else groups[name].first()
+        cells[say[name]] = [html.escape(readout.number(value, spec)) for value in values]
+    chart = CurveChart(say[x], say[y], log=log, ylim=ylim, height=300)
+    chart.head(f"<b>{html.escape(title)}</b>" if title else "")
+    memory = readout.remembered(x, y, hue, menu, slider, title, note)
+    widget = SlidingCurve(points, cells, chart, palette=palette, at=at, memory=memory,
+                          start=start, menu=say[menu] if menu else "", slider=say[slider])  # fmt: skip
     widget.children = [*widget.children, widgets.HTML(f"<small>{html.escape(note)}</small>")]
-    return or_table(widget)
+    return readout.or_table(widget)
 
 
 class SlidingCurve(widgets.VBox):
-    """What `curve` returns: `menu` (or None) and `slider` are its controls, `chart` and `readout` what they change."""
+    """A menu and a slider over curves: `controls` are what a person moves, `chart` and `readout` what follows.
 
-    def __init__(
-        self, points: pd.DataFrame, extra: pd.DataFrame, chart: CurveChart, *, words: Mapping[str, str | None],
-        interval: bool, at: Sequence[float] | None, start: float | None,
-        palette: Mapping[str, object] | None, memory: dict,
-    ):  # fmt: skip
-        self._points, self._extra, self.chart, self._memory = points, extra, chart, memory
-        self._interval, self._value, self._at = interval, words["value"], at
+    Parameters
+    ----------
+    points : DataFrame
+        Columns x, mean, low and high, by menu, hue (the curve's name) and at (the place of the slider).
+    cells : DataFrame
+        The table's cells (HTML) by the same keys.
+    chart : CurveChart
+    menu, slider : str
+        What the controls are called; no menu is shown without a name.
+    at, start, palette
+        As `curve` takes them.
+    memory : dict
+        Where choices are kept, from `dr_utils.explore.readout.remembered`.
+    """
+
+    def __init__(self, points, cells, chart, *, menu: str, slider: str, at=None, start=None, palette=None, memory):
+        self._points, self._cells, self._at, self._memory, self.chart = points, cells, at, memory, chart
         self._strokes = strokes(points.index.unique("hue"), palette)
         choices = list(points.index.unique("menu"))
-        self.menu = None
-        if words["menu"]:
-            self.menu = widgets.Dropdown(
-                options=[(str(choice), choice) for choice in choices], description=words["menu"],
-                value=memory["menu"] if memory.get("menu") in choices else choices[0], **CONTROL,
-            )  # fmt: skip
+        chosen = memory["menu"] if memory.get("menu") in choices else choices[0]
+        options = [(str(choice), choice) for choice in choices]
+        self.menu = widgets.Dropdown(options=options, value=chosen, description=menu, **readout.CONTROL)
+        self._shown = self._chosen()
         options = self._stops()
         wanted = options[len(options) // 2][1] if start is None else start
-        self.slider = selection(options, memory.get("at", wanted), words["slider"])
-        self.controls = [self.slider] if self.menu is None else [self.menu, self.slider]
+        self.slider = readout.selection(options, memory.get("at", wanted), slider)
+        self.controls = [self.menu, self.slider] if menu else [self.slider]
         self.readout = widgets.HTML()
         left = widgets.VBox([*self.controls, self.readout], layout=widgets.Layout(flex="1 1 360px"))
-        super().__init__([side_by_side(left, chart)])
+        super().__init__([readout.side_by_side(left, chart)])
         self._choose()
         self.slider.observe(lambda _: self._move(), "value")
-        if self.menu:
-            self.menu.observe(lambda _: self._choose(), "value")
+        self.menu.observe(lambda _: self._choose(), "value")
 
-    @property
-    def shown(self) -> pd.DataFrame:
-        """The points of all curves of this choice in the menu, by hue and place of the slider."""
-        return self._points.xs(self.menu.value if self.menu else "", level="menu")
+    def values(self, at: float | None = None) -> pd.DataFrame:
+        """Return what was measured at the cursor, or at another stop: columns x, mean, low, high, by hue."""
+        at = self.slider.value if at is None else at
+        return self._shown[self._shown.index.get_level_values("at") == at].droplevel("at")
 
-    def values(self) -> pd.DataFrame:
-        """Return what was measured at the cursor: columns x, mean, low, high, by hue."""
-        return self.shown.xs(self.slider.value, level="at")
+    def _chosen(self) -> pd.DataFrame:
+        """Points of the curves to draw, by hue and at."""
+        return self._points.xs(self.menu.value, level="menu")
+
+    def _row(self, name) -> list[str]:
+        """A curve's cells of the table at the cursor."""
+        key = self.menu.value, name, self.slider.value
+        if key in self._cells.index:
+            return list(self._cells.loc[key])
+        return ["not measured here"] + [""] * (self._cells.shape[1] - 1)
 
     def _stops(self) -> list[tuple[str, float]]:
-        measured = sorted(self.shown.index.unique("at"))
+        measured = sorted(self._shown.index.unique("at")) or [1.0]
         chosen = [x for x in measured if self._at is None or np.isclose(x, self._at, rtol=1e-6).any()]
-        return stops(chosen or measured)
+        return readout.stops(chosen or measured)
 
     def _choose(self) -> None:
-        shown = self.shown
-        curves = {name: shown.xs(name).sort_values("x") for name in shown.index.unique("hue")}
-        self.chart.show(curves, self._strokes)
+        self._shown = self._chosen()
+        self._names = list(self._shown.index.unique("hue"))
+        self.chart.show({name: self._shown.xs(name).sort_values("x") for name in self._names}, self._strokes)
         options, wanted = self._stops(), self.slider.value
         if list(self.slider.options) != options:
             self.slider.options = options
-            self.slider.value = nearest(options, wanted)
+            self.slider.value = readout.nearest(options, wanted)
         self._move()
 
-    def _move(self) -> None:
-        menu, at, found = self.menu.value if self.menu else "", self.slider.value, self.values()
-        self._memory.update(menu=menu, at=at)
+    def _move(self, levels: pd.DataFrame | None = None) -> None:
+        found, at = self.values(), self.slider.value
+        self._memory.update(menu=self.menu.value, at=at)
         # A cursor where all points are above each other; with a slider of its own, each curve has another x.
-        self.chart.move(found, at if np.allclose(found["x"], at) else None)
-        spread = "" if found["low"].isna().all() else " [interval]" if self._interval else " ± 1 std"
-        rows = []
+        self.chart.move(found, at if np.allclose(found["x"], at) else None, levels)
         # Every curve has its row, measured here or not: the table is the chart's legend.
-        for name in self.shown.index.unique("hue"):
-            cells = ["not measured here"]
-            if name in found.index:
-                cells = [self._cell(found.loc[name]), *self._extra.loc[menu, name, at]]
-            cells += [""] * (1 + self._extra.shape[1] - len(cells))
-            rows.append([f"{self._strokes[name].swatch} {html.escape(str(name))}", *map(html.escape, cells)])
-        self.readout.value = table(["", *map(html.escape, [self._value + spread, *self._extra.columns])], rows)
-
-    def _cell(self, point: pd.Series) -> str:
-        if not point["low"] <= point["high"]:  # NaN: one row, or a published mean
-            return number(point["mean"])
-        if self._interval:
-            return f"{number(point['mean'])} [{point['low']:.2f}, {point['high']:.2f}]"
-        return f"{number(point['mean'])} ± {point['high'] - point['mean']:.3f}"
+        rows = [[f"{self._strokes[name].swatch} {html.escape(str(name))}", *self._row(name)] for name in self._names]
+        self.readout.value = readout.table(map(html.escape, [self._cells.columns.name, *self._cells.columns]), rows)

@@ -61,7 +61,7 @@ def test_fresh_equals_separate_training_on_the_same_augmented_batches(passes, tm
     study, tables = run(profile_of("fresh", recipe), tmp_path / "out")
     assert sum(passes) == 90 + 80 + EPOCHS * 90, "one pass of each epoch feeds every probe"
     train, test = study.task("digits", "train"), study.task("digits", "test")
-    network = tiny_network("tiny_a").eval()
+    network = tiny_network("tiny_a")
     views = [Augmentation(recipe, epoch, seed=0) for epoch in range(EPOCHS)]
     with torch.no_grad():
         x_test = network(resize_batch(test.images, SIDE))

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dr_utils.device import device_name
-from dr_utils.estimate import estimate, report
 from dr_utils.models.listing import table
 from dr_utils.profiles import CHECKOUT, load_profile
 from dr_utils.readme import renew
@@ -57,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 os.environ["DR_DATA"] = args.data
             print(table())
         elif args.command == "estimate":
+            from dr_utils.estimate import estimate, report  # imports torch, which a run may not need
+
             profile = load_profile(args.profile)
             found = estimate(profile, device=args.device, batch_size=args.batch)
             print(report(profile, found, device_name(args.device)))

@@ -84,7 +84,7 @@ def cell_cost(profile: Profile, network: Network, task: str, notebook: str) -> C
     """Count what a cell takes; nothing is run."""
     spec, name = profile.tasks[task], network.card.name
     n_train, evals, n_classes = sizes(profile, task)
-    probe = profile.probe.sgd(spec.probe)
+    probe = profile.spec(name, task).probe.sgd()
     augmentation = spec.augmentation or profile.extraction.augmentation
     # Views are stored beside the plain features, which PCA, CKA and ridge see; fresh ones are not.
     views = 0 if augmentation == "none" else probe["epochs"] if augmentation == "fresh" else augmentation.views

@@ -10,9 +10,12 @@ import pandas as pd
 
 from dr_utils.checks import unknown
 
+# The source in networks.csv where the tables hold the paper's own numbers (profile key reference).
+SOURCE = "published numbers (reference_values.csv)"
+
 
 def published(**filters) -> pd.DataFrame:
-    """Published numbers, optionally only those that match.
+    """Return published numbers, all of them or those that match.
 
     Parameters
     ----------
@@ -35,25 +38,28 @@ def published(**filters) -> pd.DataFrame:
 
     Examples
     --------
-    >>> curve = published(model="resnet50|nonrob|pretrain=imagenet|mode=random", dataset="cifar10",
-    ...                   quantity="probe_test_accuracy_mean")
+    >>> published(model="resnet50|nonrob|pretrain=imagenet|mode=random", dataset="cifar10",
+    ...           quantity="probe_test_accuracy_mean", fraction=[0.1, 0.2])["number"].round(3).tolist()
+    [0.779, 0.832]
     """
     table = _table()
-    keep = pd.Series(True, index=table.index)
-    for column, wanted in filters.items():
-        if column not in table.columns:
-            raise unknown("column", column, table.columns)
-        wanted = wanted if isinstance(wanted, (list, tuple, set, np.ndarray, pd.Series)) else [wanted]
-        keep &= pd.concat([_matches(table[column], value) for value in wanted], axis=1).any(axis=1)
+    keep = np.ones(len(table), dtype=bool)
+    for name, wanted in filters.items():
+        if name not in table.columns:
+            raise unknown("column", name, table.columns)
+        column = table[name]
+        wanted = list(wanted) if isinstance(wanted, (list, tuple, set, np.ndarray, pd.Series)) else [wanted]
+        if pd.api.types.is_float_dtype(column):
+            keep &= np.isclose(column.to_numpy()[:, None], wanted, rtol=1e-9, atol=0).any(axis=1)
+        else:
+            keep &= (column.isin(wanted) | (column.isna() if None in wanted else False)).to_numpy()
     return table[keep].reset_index(drop=True)
 
 
-def _matches(column: pd.Series, value) -> pd.Series:
-    if value is None:
-        return column.isna()
-    if pd.api.types.is_float_dtype(column):
-        return pd.Series(np.isclose(column, value, rtol=1e-9, atol=0), index=column.index)
-    return column == value
+def read(name: str) -> pd.DataFrame:
+    """Read a table of the folder "data" as it is, an empty field as an empty name."""
+    with resources.files("dr_utils.data").joinpath(name).open(encoding="utf-8") as file:
+        return pd.read_csv(file, keep_default_na=False, na_values={"side": [""], "top1": [""]})
 
 
 @lru_cache(maxsize=1)
@@ -61,7 +67,6 @@ def _table() -> pd.DataFrame:
     with resources.files("dr_utils.data").joinpath("reference_values.csv").open(encoding="utf-8") as file:
         table = pd.read_csv(file, dtype=str)
     for name in ("fraction", "delta"):
-        text = table["delta_or_fraction"].str.extract(rf"^{name}=([0-9.eE+-]+)$", expand=False)
-        table[name] = text.astype(float)
+        table[name] = table["delta_or_fraction"].str.extract(rf"^{name}=([0-9.eE+-]+)$", expand=False).astype(float)
     table["number"] = pd.to_numeric(table["value"], errors="coerce")
     return table

@@ -88,8 +88,7 @@ class FakeStudy:
         self.known = known
 
     def about(self, network, task):
-        identity = {"features": ["train", "other", "right"], "eval_sets": ["corrupted", "test"]}
-        return {"identity": identity} if self.known else None
+        return {"features": {"train": "train", "corrupted": "other", "test": "right"}} if self.known else None
 
 
 def test_matrix_is_made_once_from_the_stored_test_features(monkeypatch, tmp_path):

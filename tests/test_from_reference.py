@@ -17,7 +17,7 @@ from PIL import Image
 import dr_utils.study as study_module
 from dr_utils import plots
 from dr_utils import run as runner
-from dr_utils.claims import COLUMNS, evaluate
+from dr_utils.claims import COLUMNS, evaluate, judge
 from dr_utils.claims.registry import NOT_OURS, SCHEMA
 from dr_utils.claims.view import View
 from dr_utils.profiles import load_profile
@@ -135,7 +135,7 @@ def test_nothing_is_loaded_and_the_names_need_not_be_registered(monkeypatch, tmp
     def refuse(*args, **kwargs):
         raise AssertionError("loaded")
 
-    for name in ("load_model", "load_dataset", "check_network", "available_tasks", "available_networks"):
+    for name in ("load_model", "load_dataset", "check_network", "available_tasks"):
         monkeypatch.setattr(study_module, name, refuse)
     (tmp_path / "file").touch()
     monkeypatch.setenv("DR_HOME", str(tmp_path / "file"))  # no folder: the cache cannot be used
@@ -144,7 +144,7 @@ def test_nothing_is_loaded_and_the_names_need_not_be_registered(monkeypatch, tmp
     for name, table in study.run(networks=["resnet50_standard"]).items():
         pd.testing.assert_frame_equal(table, tables[name])
     read = read_tables(study.tables_folder)
-    assert set(read) == set(tables) == set(SCHEMA) | {"claims"}
+    assert set(read) == set(tables) == set(SCHEMA)
     pd.testing.assert_frame_equal(read["redundancy"], tables["redundancy"])
     with pytest.raises(ValueError, match="holds published numbers .* take a profile that measures"):
         study.network("resnet50_standard")
@@ -180,7 +180,7 @@ def test_fractions_of_the_profile_choose_the_points(tmp_path):
 
 
 def test_no_claim_is_judged_by_the_numbers_that_make_it(tables):
-    for claims in (tables["claims"], evaluate(tables, ["A5", "P5"])):
+    for claims in (judge(tables), evaluate(tables, ["A5", "P5"])):
         assert tuple(claims.columns) == COLUMNS and len(claims) in (29, 2)
         assert set(claims.verdict) == {"not_tested"} and set(claims.why) == {NOT_OURS}
         assert set(claims.measured) == {"nothing measured"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 
 import numpy as np
@@ -14,6 +15,7 @@ from test_models_paper import MEAN, place, resnet18, resnet_reference, to_arrays
 
 import dr_utils.study as study_module
 from dr_utils import run as runner
+from dr_utils.claims import judge
 from dr_utils.datasets import load_dataset
 from dr_utils.features import resize_batch
 from dr_utils.models import load_model
@@ -68,9 +70,9 @@ def test_published_files_become_tables(profile, weights, pets, imagenet, resnet1
     probes = tables["probes"]
     assert set(map(tuple, probes[["model", "dataset"]].drop_duplicates().to_numpy())) == set(profile.cells())
     assert set(probes.query("dataset == 'imagenet1k'").eval_set) == {"test", "imagenetv2"}
-    assert study.about("vit_s32_imagenet1k", "pets")["identity"]["spec"]["augmentation"]["kind"] == {"views": 2}
-    on_imagenet = study.about("resnet18_standard", "imagenet1k")["identity"]["spec"]
-    assert on_imagenet["augmentation"] == {} and on_imagenet["sgd"]["epochs"] == 2
+    assert study.about("vit_s32_imagenet1k", "pets")["spec"]["augmentation"]["kind"] == {"views": 2}
+    on_imagenet = study.about("resnet18_standard", "imagenet1k")["spec"]
+    assert on_imagenet["augmentation"] == {} and on_imagenet["probe"]["epochs"] == 2
     # Features are those of the networks that the files were written from.
     images = resize_batch(load_dataset("pets", "test").images, SIDE)
     robust = resnet_reference(resnet18, images).numpy()
@@ -88,21 +90,22 @@ def test_published_files_become_tables(profile, weights, pets, imagenet, resnet1
         assert vit.preprocessing["mean"] == [0.485, 0.456, 0.406], "as the public code"
     assert load_model("vit_s32_imagenet1k@blocks.5").preprocessing["mean"] == [0.5] * 3
     # What the paper's claims are about is there to be judged.
-    claims = tables["claims"].set_index("claim")
+    claims = judge(tables).set_index("claim")
     assert "resnet18_standard/imagenet1k" in claims.measured["I1"]
     assert "change at most" in claims.measured["I2"] and "stand-in" not in claims.why["I2"]
     assert "not the paper's networks" not in study.note
     # A second study finds all of it, and in the same folder loads nothing, even where the files are gone.
+    monkeypatch.setattr(study_module, "compute_cell", refuse)
+    monkeypatch.setattr(study_module, "load_dataset", refuse)
     again = Study(profile, out=tmp_path / "again", device="cpu").run()
     np.testing.assert_array_equal(again["probes"].accuracy, probes.accuracy)
-    monkeypatch.setattr(study_module, "load_model", refuse)
-    monkeypatch.setattr(study_module, "load_dataset", refuse)
     np.testing.assert_array_equal(Study(profile, out=tmp_path / "out", device="cpu").run()["probes"], probes)
     file = place(tmp_path / "data", "resnet18_l2_eps3")
-    kept = file.read_bytes()
     file.unlink()
     assert not Study(profile, out=tmp_path / "out", device="cpu").missing()
-    file.write_bytes(kept + b" ")
+    other = copy.deepcopy(resnet18)
+    other.conv1.weight.data.mul_(2)
+    torch.save({"model": wrapped(other)}, file)
     missing = Study(profile, out=tmp_path / "out", device="cpu").missing()
     assert missing == [("resnet18_l2_eps3", "pets"), ("resnet18_l2_eps3", "imagenet1k")], "another file has come"
 

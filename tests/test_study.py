@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -17,11 +16,10 @@ from dr_utils.fairness import coefficient_of_variation, gini
 from dr_utils.features import Features
 from dr_utils.models import Network, NetworkCard
 from dr_utils.probes import fit_probes
-from dr_utils.profiles import Profile
+from dr_utils.profiles import CKA, CellSpec, Probe, Profile
 from dr_utils.redundancy import diffused_redundancy
-from dr_utils.study import CELL_TABLES, Study, read_tables
-from dr_utils.study.cell import CellSpec, compute_cell
-from dr_utils.study.files import store_cell
+from dr_utils.study import Study, read_tables
+from dr_utils.study.cell import COLUMNS, compute_cell
 from dr_utils.subsets import fit_projection, random_subsets
 
 FRACTIONS = [0.05, 0.2, 0.5, 1.0]
@@ -68,9 +66,6 @@ def profile():
 def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(study_module, "load_model", tiny_network)
     monkeypatch.setattr(study_module, "check_network", lambda name: name)
-    # As if the registry pinned them, so that a second run need not load them.
-    cards = {name: tiny_network(name).card for name in ("tiny_a", "tiny_bb")}
-    monkeypatch.setattr(study_module, "available_networks", lambda: cards)
     monkeypatch.setenv("DR_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DR_PROGRESS", "off")
     return tmp_path
@@ -83,38 +78,41 @@ def test_two_runs_from_nothing_write_the_same_bytes(tiny, profile, monkeypatch):
         study = Study(profile, out=tiny / run, device="cpu")
         study.run()
         written.append({p.name: p.read_bytes() for p in study.tables_folder.glob("*.csv")})
-    assert set(written[0]) == {f"{n}.csv" for n in (*CELL_TABLES, "networks", "tasks", "claims", "against_paper")}
+    assert set(written[0]) == {f"{n}.csv" for n in (*COLUMNS, "networks", "tasks")}
     assert written[0] == written[1]
 
 
+def refuse(*args, **kwargs):
+    raise AssertionError("done twice")
+
+
 def test_a_second_run_computes_nothing(tiny, profile, monkeypatch):
-    first = Study(profile, out=tiny, device="cpu").run()
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("computed twice")
-
+    study = Study(profile, out=tiny, device="cpu")
+    first = study.run()
+    times = {path: path.stat().st_mtime_ns for path in study.tables_folder.iterdir()}
     monkeypatch.setattr(study_module, "compute_cell", refuse)
-    monkeypatch.setattr(study_module, "load_model", refuse)
     monkeypatch.setattr(study_module, "load_dataset", refuse)
-    again = Study(profile, out=tiny, device="cpu").run()
-    for name in CELL_TABLES:
-        pd.testing.assert_frame_equal(first[name], again[name])
-    read = read_tables(tiny / profile.name / "tables")
-    pd.testing.assert_frame_equal(read["probes"], first["probes"])
+    again = Study(profile, out=tiny, device="cpu")
+    for name, table in again.run().items():
+        pd.testing.assert_frame_equal(first[name], table)
+    assert again.notes == study.notes and not again.missing()
+    assert times == {path: path.stat().st_mtime_ns for path in study.tables_folder.iterdir()}, "written again"
+    pd.testing.assert_frame_equal(read_tables(study.tables_folder)["probes"], first["probes"])
+    # Another folder of results needs the cells only, and a table that was changed by hand is written again.
+    elsewhere = Study(profile, out=tiny / "elsewhere", device="cpu").run()
+    (study.tables_folder / "cka.csv").write_text("model\n")
+    for tables in (elsewhere, Study(profile, out=tiny, device="cpu").run()):
+        for name, table in first.items():
+            pd.testing.assert_frame_equal(table, tables[name])
 
 
-def test_unpinned_networks_are_loaded_again_but_nothing_is_computed(tiny, profile, monkeypatch):
-    monkeypatch.setattr(study_module, "available_networks", lambda: {})
-    first = Study(profile, out=tiny, device="cpu").run()
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("computed twice")
-
-    monkeypatch.setattr(study_module, "compute_cell", refuse)
-    monkeypatch.setattr("dr_utils.features._forward", refuse)
+def test_a_damaged_cell_is_computed_again(tiny, profile, monkeypatch):
+    study = Study(profile, out=tiny, device="cpu")
+    first = study.run()
+    path = next(iter((store.cache_dir() / "cells").glob("*.safetensors")))
+    path.write_bytes(path.read_bytes()[:-100])
     again = Study(profile, out=tiny / "elsewhere", device="cpu").run()
-    for name, table in first.items():
-        pd.testing.assert_frame_equal(table, again[name])
+    pd.testing.assert_frame_equal(first["probes"], again["probes"])
 
 
 def test_interrupted_run_keeps_finished_cells(tiny, profile, monkeypatch):
@@ -188,10 +186,8 @@ def cell():
 
     train, evals = split(24, "train"), {"test": split(60, "test"), "shifted": split(33, "shifted")}
     spec = CellSpec(
-        fractions=FRACTIONS, seeds=[1, 2], deltas=[0.8, 0.95],
+        seeds=[1, 2], deltas=[0.8, 0.95], probe=Probe(epochs=4), cka=CKA(images=50),
         selections={"random": FRACTIONS, "pca": FRACTIONS, "projection_uniform": [0.5]},
-        solvers=["sgd"], standardise=False, sgd={"epochs": 4}, ridge_alpha=1.0,
-        cka_estimators=["biased", "debiased"], cka_images=50,
     )  # fmt: skip
     return train, evals, spec, *compute_cell("m", "d", train, evals, ["a", "b", "c"], spec)
 
@@ -251,7 +247,7 @@ def test_standardised_features_are_fitted_on_train_and_recorded(cell):
     train, evals, spec, *_ = cell
     tables, _ = compute_cell(
         "m", "d", train, evals, ["a", "b", "c"],
-        CellSpec(**{**spec.__dict__, "standardise": True, "selections": {"random": [1.0]}, "fractions": [1.0]}),
+        spec.model_copy(update={"probe": Probe(epochs=4, standardise=True), "selections": {"random": [1.0]}}),
     )  # fmt: skip
     assert set(tables["probes"].features) == {"standardised"}
     mean, std = train.x.mean(0), train.x.std(0)
@@ -263,36 +259,60 @@ def test_standardised_features_are_fitted_on_train_and_recorded(cell):
     assert row.accuracy.item() == pytest.approx(alone.accuracy[0])
 
 
+def test_fractions_of_one_size_share_a_probe(cell, monkeypatch):
+    train, evals, spec, *_ = cell
+    # Of 30 neurons, 0.01 to 0.06 keep one; of the 23 components that 24 samples span, 0.8 and 1 keep all.
+    fractions = [0.01, 0.05, 0.06, 0.8, 1.0]
+    trained = []
+    monkeypatch.setattr(
+        "dr_utils.study.cell.fit_probes", lambda *given, **k: trained.append(given[4]) or fit_probes(*given, **k)
+    )
+    update = {"selections": {"random": fractions, "pca": fractions}}
+    tables, _ = compute_cell("m", "d", train, evals, ["a", "b", "c"], spec.model_copy(update=update))
+    assert len(trained[0]) == 2 * 3 + 2 * 2
+    probes = tables["probes"].query("eval_set == 'test'")
+    assert len(probes) == 2 * 2 * 5
+    for _, rows in probes.groupby(["selection", "seed"]):
+        one, *others = rows.set_index("fraction").accuracy[[0.01, 0.05, 0.06]]
+        assert others == [one, one]
+    cka = tables["cka"].query("estimator == 'biased'").set_index(["comparison", "seed_a", "seed_b", "fraction"]).cka
+    assert cka.xs(0.01, level="fraction").equals(cka.xs(0.05, level="fraction"))
+    x = evals["test"].x[:50].astype(np.float64)
+    assert cka["part_whole", 2, -1, 0.8] == pytest.approx(linear_cka(x[:, random_subsets(30, 0.8, [2])[0]], x))
+
+
 def test_cells_are_whole_or_absent(tiny, profile, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", fail)
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
     with pytest.raises(OSError, match="disk full"):
         Study(profile, out=tiny, device="cpu").run()
     cells = store.cache_dir() / "cells"
     assert not list(cells.glob("*")), "half a cell was left behind"
 
 
-def test_index_is_readable(tiny, profile):
+def test_the_tables_say_which_cells_they_are_made_of(tiny, profile):
     study = Study(profile, out=tiny, device="cpu")
     study.run()
-    index = json.loads((study.tables_folder / "cells.json").read_text())
-    assert set(index) == {"tiny_a/digits", "tiny_bb/digits"}
+    noted = json.loads((study.tables_folder / "about.json").read_text())
+    assert set(noted["cells"]) == {"tiny_a/digits", "tiny_bb/digits"}
+    assert all(store.has("cells", key) for key in noted["cells"].values())
+    about = study.about("tiny_a", "digits")
+    assert (about["sizes"], about["n_classes"], about["spec"]["seeds"]) == ({"train": 150, "test": 120}, 10, [1, 2, 3])
+    assert store.has("features", about["features"]["test"])
 
 
-def test_two_studies_that_store_one_cell_at_once_both_end_well(tmp_path):
-    tables = {"probes": pd.DataFrame({"a": range(2000)})}
-    folder = tmp_path / "cell"
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: store_cell(folder, tables, {"i": i}), range(40)))
-    assert len(pd.read_csv(folder / "probes.csv")) == 2000 and (folder / "done").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "cell"]
+def test_results_can_be_read_where_the_files_of_networks_are_gone(tiny, profile, monkeypatch):
+    first = Study(profile, out=tiny, device="cpu").run()
 
+    def gone(*args, **kwargs):
+        raise store.AssetError("the weights are not here")
 
-def test_a_cell_that_was_interrupted_is_replaced(tmp_path):
-    folder = tmp_path / "cell"
-    folder.mkdir()
-    (folder / "probes.csv").write_text("cut sho")
-    store_cell(folder, {"probes": pd.DataFrame({"a": [1]})}, {})
-    assert list(pd.read_csv(folder / "probes.csv").a) == [1]
+    monkeypatch.setattr(study_module, "features_key", gone)
+    study = Study(profile, out=tiny, device="cpu")
+    assert not study.missing() and study.about("tiny_a", "digits")
+    pd.testing.assert_frame_equal(study.run()["probes"], first["probes"])
+    # Nobody knows whether they would still be the same cells for another profile.
+    changed = Study(profile.model_copy(update={"seeds": [1, 2]}), out=tiny, device="cpu")
+    assert len(changed.missing()) == 2 and changed.about("tiny_a", "digits") is None

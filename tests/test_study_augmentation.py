@@ -47,7 +47,6 @@ def passes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(study_module, "load_model", load)
     monkeypatch.setattr(study_module, "check_network", lambda name: name)
-    monkeypatch.setattr(study_module, "available_networks", lambda: {"tiny_a": tiny_network("tiny_a").card})
     return seen
 
 
@@ -108,7 +107,7 @@ def test_few_views_are_cycled(passes, tmp_path):
     first, second, third = (study.view("tiny_a", "digits", epoch) for epoch in range(3))
     np.testing.assert_array_equal(first, third)
     assert not np.array_equal(first, second)
-    assert study.about("tiny_a", "digits")["identity"]["spec"]["augmentation"] == {
+    assert study.about("tiny_a", "digits")["spec"]["augmentation"] == {
         "kind": {"views": 2}, "recipe": "paper", "seed": 0,
     }  # fmt: skip
 
@@ -120,7 +119,7 @@ def test_published_probes_hold_out_a_tenth_and_tasks_have_exceptions(passes, tmp
     content = published.model_dump()
     content["tasks"]["digits"] |= {"train": 150, "probe": {"epochs": 2, "batch_size": 64}}
     study, _ = run(Profile.model_validate(content), tmp_path)
-    asked = study.about("tiny_a", "digits")["identity"]["spec"]["sgd"]
+    asked = study.about("tiny_a", "digits")["spec"]["probe"]
     assert (asked["epochs"], asked["batch_size"], asked["held_out"], asked["lr"]) == (2, 64, 0.1, 0.1)
 
 

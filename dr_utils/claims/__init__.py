@@ -6,8 +6,11 @@ many networks and tasks make one verdict, is in `stats`.
 
 from __future__ import annotations
 
+import hashlib
+
 import pandas as pd
 
+from dr_utils import store
 from dr_utils.checks import unknown
 from dr_utils.claims import (  # noqa: F401  (importing a section registers its claims)
     architectures,
@@ -18,15 +21,55 @@ from dr_utils.claims import (  # noqa: F401  (importing a section registers its 
     width_mrl,
 )
 from dr_utils.claims.against import against_paper, difference_of
-from dr_utils.claims.registry import NOT_OURS, NOT_TESTED, ORDER, Claim, missing, registered
+from dr_utils.claims.registry import NOT_OURS, NOT_TESTED, ORDER, SCHEMA, Claim, missing, registered
 from dr_utils.claims.show import show
 from dr_utils.claims.view import View
 
-__all__ = ["CLAIMS", "COLUMNS", "Claim", "NOT_TESTED", "evaluate", "show"]
+__all__ = ["CLAIMS", "COLUMNS", "Claim", "NOT_TESTED", "against_paper", "evaluate", "judge", "show"]
+
+# Part of the key of stored verdicts. Raise it when a rule, or a text of the table, changes.
+VERSION = 1
 
 COLUMNS = ("claim", "paper_figure", "published", "measured", "verdict", "why", "difference")
 
 CLAIMS: dict[str, Claim] = {name: registered[name] for name in ORDER}
+
+
+def judge(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the verdicts on all claims by these tables, from the store or by `evaluate`.
+
+    They are stored under the content of the tables and `VERSION`, so that a run judges once and its notebooks read.
+
+    Parameters
+    ----------
+    tables : dict of DataFrame
+        As `Study.run` returns them or `read_tables` reads them.
+
+    Returns
+    -------
+    DataFrame
+        As `evaluate` returns it.
+
+    Raises
+    ------
+    ValueError
+        As `evaluate`.
+    dr_utils.store.CacheError
+        The store cannot be written.
+    """
+    content = {name: _content(table) for name, table in tables.items() if name in SCHEMA}
+    key = store.key_of({"version": VERSION, "tables": content})
+    found = store.read("claims", key)
+    if found is None:
+        claims = evaluate(tables)
+        store.write("claims", key, about={"version": VERSION, "tables": content}, tables={"claims": claims})
+        return claims
+    return found.tables["claims"]
+
+
+def _content(table: pd.DataFrame) -> str:
+    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
+    return hashlib.sha256(" ".join(table.columns).encode() + rows.tobytes()).hexdigest()
 
 
 def evaluate(tables: dict[str, pd.DataFrame], only=None) -> pd.DataFrame:
@@ -35,8 +78,8 @@ def evaluate(tables: dict[str, pd.DataFrame], only=None) -> pd.DataFrame:
     Parameters
     ----------
     tables : dict of DataFrame
-        Tables by name as `study.load_tables` gives them: probes, per_class, cka, redundancy, fairness,
-        networks, tasks. A missing or empty table makes the claims that need it "not_tested"; so do published
+        Tables by name as `Study.run` returns them: probes, per_class, cka, redundancy, fairness, networks, tasks. A
+        missing or empty table makes the claims that need it "not_tested"; so do published
         numbers in place of measured ones, which are no evidence for what was published.
     only : str or sequence of str, optional
         Claim ids, such as ["P1", "P2"]; all 29 by default.

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from dr_utils.reference import SOURCE as PUBLISHED  # noqa: F401 - tables of published numbers have this source
+from dr_utils.study.cell import COLUMNS
+
 HOLDS, DIFFERS, NOT_TESTED = "holds", "differs", "not_tested"
 NOTHING = "nothing measured"
-# Source of networks.csv where the tables hold the paper's own numbers (profile key reference).
-PUBLISHED = "published numbers (reference_values.csv)"
 NOT_OURS = "published numbers: not a measurement of this suite"
 
 ORDER = (
@@ -18,16 +19,8 @@ ORDER = (
     "W1", "W2", "M1", "M2", "M3", "M4", "F1", "F2", "F3", "F4", "C1", "C2", "I1", "I2",
 )  # fmt: skip
 
-_PROBE_KEYS = ("model", "dataset", "eval_set", "selection", "fraction", "n_neurons", "seed")
 SCHEMA = {
-    "probes": (*_PROBE_KEYS, "accuracy", "solver", "features"),
-    "per_class": (*_PROBE_KEYS, "class_name", "class_accuracy", "solver", "features"),
-    "cka": ("model", "dataset", "comparison", "estimator", "fraction", "n_neurons", "seed_a", "seed_b",
-            "cka"),
-    "redundancy": ("model", "dataset", "task", "rule", "delta", "dr", "low", "high", "solver", "features",
-                   "estimator"),
-    "fairness": ("model", "dataset", "selection", "fraction", "accuracy", "gini", "coefficient_of_variation",
-                 "solver", "features"),
+    **COLUMNS,
     "networks": ("model", "title", "width", "family", "training", "upstream", "kind", "robust_of"),
     "tasks": ("dataset", "title", "eval_set", "n_classes", "n_train", "n_test"),
     "spread": ("model", "dataset", "eval_set", "fraction", "std"),  # published numbers only: they have no single seeds

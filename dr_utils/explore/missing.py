@@ -91,8 +91,7 @@ def cka_matrix(study: Study, network: str, task: str) -> np.ndarray | None:
     about = study.about(network, task)
     if about is None:
         return None
-    identity, images = about["identity"], study.profile.cka.images
-    source = identity["features"][1 + identity["eval_sets"].index("test")]
+    source, images = about["features"]["test"], study.profile.cka.images
     made_from = {"features": source, "images": images, "estimator": "biased", "version": VERSION}
     key = store.key_of(made_from)
     kept = store.read("cka", key)

@@ -15,11 +15,11 @@ from dr_utils.claims.view import View
 from dr_utils.device import pick_device
 from dr_utils.features import Features
 from dr_utils.models import NetworkCard
-from dr_utils.profiles import Probe
+from dr_utils.profiles import CKA, CellSpec, Probe
 from dr_utils.progress import progress
 from dr_utils.redundancy import critical_fraction
 from dr_utils.study import write_table
-from dr_utils.study.cell import CellSpec, compute_cell
+from dr_utils.study.cell import compute_cell
 from dr_utils.subsets import n_neurons
 from dr_utils.transformers import FRACTIONS
 
@@ -222,7 +222,7 @@ def answer(
             (("rest", rest), ("held out", held_out))]  # fmt: skip
     measured = []
     for label, fitted, scored in (("choosing", *part), ("measuring", train, test)):
-        with progress(total=spec.sgd["epochs"], desc=f"{label}: probes of {card.title}", unit="epochs") as bar:
+        with progress(total=spec.probe.epochs, desc=f"{label}: probes of {card.title}", unit="epochs") as bar:
             tables, notes = compute_cell(card.name, task, fitted, {"test": scored}, classes, spec, device=device,
                                          on_epoch=lambda *_, bar=bar: bar.update(1))  # fmt: skip
         measured.append((tables, notes))
@@ -238,12 +238,9 @@ def answer(
 def _spec(width, fractions, seeds, deltas, solver, standardise) -> CellSpec:
     sizes = {n_neurons(width, fraction): float(fraction) for fraction in sorted({*fractions}, reverse=True)}
     grid = sorted({**sizes, width: 1.0}.values())
-    probe = Probe(solvers=[solver], standardise=standardise)
     return CellSpec(
-        fractions=grid, seeds=list(seeds), deltas=sorted({*deltas, *KEEP}), selections={"random": grid, "pca": grid},
-        solvers=list(probe.solvers), standardise=standardise,
-        sgd=probe.sgd(), ridge_alpha=probe.ridge_alpha,
-        cka_estimators=["biased", "debiased"], cka_images=None,
+        seeds=list(seeds), deltas=[*deltas, *KEEP], selections={"random": grid, "pca": grid},
+        probe=Probe(solvers=[solver], standardise=standardise), cka=CKA(images=None),
     )  # fmt: skip
 
 

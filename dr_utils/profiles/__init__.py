@@ -12,11 +12,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from dr_utils.checks import nearest_first, unknown
-from dr_utils.profiles.profile import CHECKOUT, CKA, Extraction, Part, Probe, Profile, Selection, Task, TaskProbe, Views
+from dr_utils.profiles.profile import CHECKOUT, CKA, CellSpec, Part, Probe, Profile, Views
 
 __all__ = [
-    "CHECKOUT", "CKA", "Extraction", "PROFILES", "Probe", "Profile", "ProfileError", "REFERENCE",
-    "REFERENCE_NOTEBOOKS", "Selection", "Task", "TaskProbe", "Views", "available", "find_profile", "load_profile",
+    "CHECKOUT", "CKA", "CellSpec", "Probe", "Profile", "ProfileError", "available", "find_profile", "load_profile",
 ]  # fmt: skip
 
 PROFILES = CHECKOUT / "notebooks" / "profiles"

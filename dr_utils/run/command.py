@@ -113,16 +113,14 @@ def measure(run: Run) -> Iterable[str]:
     """Compute what a study lacks, judge the claims, write all tables, and return their names."""
     study = Study(run.profile, out=run.out, device=run.device)
     tables = study.run()
-    if "claims" not in tables:
-        judged = {"claims": claims.judge(tables)}
-        if not study.profile.reference:
-            judged["against_paper"] = claims.against_paper(View(tables))
-        for name, table in judged.items():
-            path, content = study.tables_folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n")
-            if not path.is_file() or path.read_text(encoding="utf-8") != content:
-                write_table(table, path)
-        tables |= judged
-    return tables
+    judged = {"claims": claims.judge(tables)}
+    if not study.profile.reference:
+        judged["against_paper"] = claims.against_paper(View(tables))
+    for name, table in judged.items():
+        path, content = study.tables_folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n")
+        if not path.is_file() or path.read_text(encoding="utf-8") != content:
+            write_table(table, path)
+    return tables | judged
 
 
 def shown(path: Path) -> str:

@@ -1,39 +1,37 @@
-"""From a profile to tidy tables: cells of network x task, each computed once and found again by content."""
+"""From a profile to tidy tables: each network on each task is a cell, measured once and found again by its key."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dr_utils import claims, store
+from dr_utils import store
 from dr_utils.augmentation import Augmentation
 from dr_utils.checks import unknown
-from dr_utils.claims.against import against_paper
-from dr_utils.claims.view import View
-from dr_utils.datasets import ImageTask, load_dataset
+from dr_utils.datasets import ImageTask, identity, load_dataset, missing_files
 from dr_utils.datasets import available as available_tasks
 from dr_utils.device import pick_device
-from dr_utils.features import Features, extract
-from dr_utils.models import PAPER, Network, NetworkCard, check_network, load_model, split_layer
-from dr_utils.models import available as available_networks
+from dr_utils.features import Features, extract, features_key, stored
+from dr_utils.fetch import data_dir
+from dr_utils.models import PAPER, Network, check_network, load_model, split_layer
+from dr_utils.models.listing import missing_weights
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
-from dr_utils.study import asked, index
-from dr_utils.study.cell import compute_cell
-from dr_utils.study.files import read_tables, source_hash, store_cell, write_table
-from dr_utils.study.from_reference import HEAD, NOTE, check_published, published_tables
-from dr_utils.study.needs import absent, told
-from dr_utils.study.tables import CELL_TABLES, judged, measured_tables
+from dr_utils.store import AssetError, Stored
+from dr_utils.study import published
+from dr_utils.study.cell import VERSION, compute_cell
+from dr_utils.study.tables import read_tables, tables_of, write_table
 
-__all__ = ["CELL_TABLES", "Study", "read_tables", "write_table"]
+__all__ = ["Study", "read_tables", "write_table"]
+
+Cell = tuple[str, str]  # network, task
 
 
 class Study:
@@ -52,7 +50,7 @@ class Study:
     folder, tables_folder, figures_folder : Path
         Where results go.
     notes : list of str
-        After `run`: what the reader of the tables should know of single cells, such as diverged probes.
+        After `run`: what to know about single cells, such as diverged probes.
 
     Raises
     ------
@@ -60,27 +58,34 @@ class Study:
         Unknown profile, profile key, network, task or device: before anything is computed.
     dr_utils.store.CacheError
         The cache folder cannot be written.
+
+    Examples
+    --------
+    >>> tables = Study("reference", out=folder).run()
+    >>> tables["redundancy"].query("task == 'probe' and rule == 'first' and delta == 0.9")["dr"].max()
+    0.9
     """
 
-    def __init__(self, profile: str | Path | Profile = "mini", *, out: str | Path | None = None, device: str = "auto"):
+    def __init__(self, profile: str | Path | Profile = "mini", out: str | Path | None = None, device: str = "auto"):
         self.profile = load_profile(profile)
         self.device = pick_device(device)
         if self.profile.reference:
-            check_published(self.profile)
+            published.check_published(self.profile)
         else:
             self.profile.check_names(check_network, available_tasks())
             store.check_cache()
         self.folder = self.profile.folder(out)
-        self.tables_folder = self.folder / "tables"
-        self.figures_folder = self.folder / "figures"
+        self.tables_folder, self.figures_folder = self.folder / "tables", self.folder / "figures"
         self.notes: list[str] = []
         self._networks: dict[str, Network] = {}
+        self._tasks: dict[Cell, ImageTask] = {}
+        self._digests: dict[Cell, str] = {}
 
     @property
     def note(self) -> str:
         """One line for figures: whose numbers these are."""
         if self.profile.reference:
-            return f"{NOTE} {HEAD}" if "imagenet1k" in self.profile.tasks else NOTE
+            return f"{published.NOTE} {published.HEAD}" if "imagenet1k" in self.profile.tasks else published.NOTE
         title = f" ({self.profile.title})" if self.profile.title else ""
         networks = {split_layer(name)[0] for name in self.profile.networks}
         others = "" if networks <= PAPER.keys() else ", not the paper's networks and sizes"
@@ -95,48 +100,43 @@ class Study:
         return min(self.profile.deltas, key=lambda delta: abs(delta - wanted))
 
     def network(self, name: str) -> Network:
-        """Return a network of the profile, loaded once."""
+        """Return a network of the profile, opened once."""
         self._refuse_published()
         if name not in self._networks:
             self._networks[name] = load_model(name, normalisation=self.profile.extraction.normalisation)
         return self._networks[name]
 
     def task(self, name: str, split: str) -> ImageTask:
-        """Return a split of a task, cut to the size that the profile names."""
+        """Return a split of a task, cut to the size that the profile names, loaded once."""
         self._refuse_published()
-        spec = self.profile.tasks[name]
-        size = spec.train if split == "train" else spec.test
-        return load_dataset(name, split, size=size, seed=self.profile.subset_seed)
+        if (name, split) not in self._tasks:
+            self._tasks[name, split] = load_dataset(name, split, **self._drawn(name, split))
+        return self._tasks[name, split]
 
     def features(self, network: str, task: str, split: str, *, view: int | None = None, store: bool = True) -> Features:
         """Return a network's features on a split, or on an augmented view of it, from the store or by one pass."""
         settings = self.profile.extraction
-        images = self._images[task, split]
-        augmentation = None
+        if view is None and (found := stored(self._features_key(network, task, split))):
+            return found
+        images, augmentation = self.task(task, split), None
         if view is not None:
             augmentation = Augmentation(settings.recipe, view, self.profile.subset_seed)
-        return extract(
-            self.network(network),
-            images,
-            resolution=self.resolution(network, task),
-            device=self.device,
-            batch_size=settings.batch_size,
-            precision=settings.precision,
-            augmentation=augmentation,
-            dtype=self.profile.tasks[task].storage,
-            store=store,
-        )
+        return extract(self.network(network), images, batch_size=settings.batch_size, augmentation=augmentation,
+                       store=store, **self._extraction(network, task))  # fmt: skip
 
-    def resolution(self, network: str, task: str) -> int:
-        """Side in pixels of what a network sees: the only one that it takes, else the task's in the profile."""
-        return self.network(network).card.side or self.profile.tasks[task].resolution
+    def view(self, network: str, task: str, epoch: int) -> np.ndarray:
+        """Return the features [n, D] of the train images as SGD sees them in an epoch, 0, 1, ...
 
-    @cached_property
-    def _images(self) -> _LazyTasks:
-        return _LazyTasks(self)
+        Stored where the profile asks for a number of views; computed anew, and not kept, where every epoch is fresh.
+        """
+        kind = self.profile.spec(network, task).augmentation["kind"]
+        number = epoch if kind == "fresh" else epoch % kind["views"]
+        return self.features(network, task, "train", view=number, store=kind != "fresh").x
 
     def run(self, networks: Iterable[str] | None = None, tasks: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:
         """Compute what is missing for these cells, reuse the rest, and write the tables.
+
+        Where nothing is missing, the tables are read: no image is loaded, and torch is not imported.
 
         Parameters
         ----------
@@ -146,42 +146,55 @@ class Study:
         Returns
         -------
         dict of str to DataFrame
-            `CELL_TABLES`, "networks", "tasks", over all cells of this profile that are done, and "claims"; of published
-            numbers (``reference: true``) also "spread", their standard deviations.
+            "probes", "per_class", "cka", "redundancy", "fairness", "networks" and "tasks" over all cells of this
+            profile that are done; of published numbers (``reference: true``) also "spread", their standard deviations.
 
         Raises
         ------
         ValueError
             A network or task that the profile does not name.
+        dr_utils.store.AssetError
+            A file is missing.
         """
         networks = self._chosen("network", networks, self.profile.networks)
         tasks = self._chosen("task", tasks, self.profile.tasks)
         if self.profile.reference:
-            return self._write_published()
-        done = self._read_index()
-        cells = [(n, t) for n, t in self.profile.cells() if n in networks and t in tasks]
-        cells = [(network, task) for network, task in cells if f"{network}/{task}" not in done]
+            tables, self.notes = published.published_tables(self.profile)
+            return self._written(tables, {"profile": self.profile.fingerprint()})
+        keys = self._keys()
+        wanted = [(n, t) for n, t in keys if n in networks and t in tasks]
+        done = {cell: key for cell, key in keys.items() if key and store.has("cells", key)}
+        if done.keys() >= set(wanted) and (tables := self._read_again(done)):
+            return tables
+        found = {cell: store.read("cells", key) for cell, key in done.items()}
+        todo = [cell for cell in wanted if found.get(cell) is None]
         # Whatever can fail for want of a file fails here, before the long work.
-        for name in progress(_names(cells, 1), desc="loading images", unit="tasks"):
-            for split in ("train", *self.profile.tasks[name].eval_sets):
-                self._images[name, split]  # noqa: B018 - fills the cache
-        for name in progress(_names(cells, 0), desc="loading networks", unit="networks"):
-            self.network(name).module  # noqa: B018 - loads the weights
+        for task in progress(list(dict.fromkeys(t for _, t in todo)), desc="loading images", unit="tasks"):
+            for split in self._splits(task):
+                self.task(task, split)
+        for network in progress(list(dict.fromkeys(n for n, _ in todo)), desc="loading networks", unit="networks"):
+            self.network(network).module  # noqa: B018 - loads the weights
         # A ResNet50's cell takes twenty times as long as a small network's.
-        with progress(total=len(cells), desc="cells", unit="cells", even=False) as bar:
-            for network, task in cells:
+        with progress(total=len(todo), desc="cells", unit="cells", even=False) as bar:
+            for network, task in todo:
                 bar.set_description(f"{network} on {task}")
-                done[f"{network}/{task}"] = self._cell(network, task)
-                index.write(self.tables_folder, done)
+                keys[network, task], found[network, task] = self._compute(network, task)
                 bar.update(1)
-        return self._write_tables(done)
+        found = {cell: found[cell] for cell in keys if found.get(cell)}
+        cards = {name: self.network(name).card for name, _ in found}
+        tables, self.notes = tables_of(self.profile, found, cards, available_tasks())
+        return self._written(tables, self._about_tables({cell: keys[cell] for cell in found}))
 
-    def missing(self) -> list[tuple[str, str]]:
-        """Cells (network, task) of the profile that are still to be computed."""
-        if self.profile.reference:
-            return []
-        done = self._read_index()
-        return [(n, t) for n, t in self.profile.cells() if f"{n}/{t}" not in done]
+    def missing(self) -> list[Cell]:
+        """Return the cells (network, task) of the profile that are still to be computed."""
+        keys = {} if self.profile.reference else self._keys()
+        return [cell for cell, key in keys.items() if not (key and store.has("cells", key))]
+
+    def about(self, network: str, task: str) -> dict | None:
+        """Return what a finished cell was computed from (features, spec) and its notes; None if it is still to do."""
+        key = self._keys([(network, task)])[network, task]
+        found = key and store.read("cells", key)
+        return found.about if found else None
 
     def check_files(self) -> None:
         """Look for the files that a person has to provide for the cells that are still to be computed.
@@ -191,104 +204,129 @@ class Study:
         ValueError
             Some are missing: the message lists all of them.
         """
-        lines = absent(self.profile, self.missing())
+        cells, root = self.missing(), data_dir()
+        lines = missing_weights(dict.fromkeys(split_layer(network)[0] for network, _ in cells))
+        for task in dict.fromkeys(t for _, t in cells):
+            lines += [f"{path}, for {task}" for path in missing_files(task, self._splits(task))]
         if lines:
-            raise ValueError(told(self.profile, lines))
-
-    def about(self, network: str, task: str) -> dict | None:
-        """What a finished cell was computed from (features, spec, code) and its notes; None if it is still to do."""
-        entry = self._read_index().get(f"{network}/{task}")
-        return entry and json.loads((store.cache_dir() / "cells" / entry["key"] / "about.json").read_text())
+            where = f"{root} (--data, DR_DATA)" if root else "no data folder is named (--data DIR, or DR_DATA); it"
+            raise ValueError(
+                f"profile {self.profile.name} needs {len(lines)} files or folders that are not there; {where} lacks:\n"
+                + "".join(f"  {line}\n" for line in lines)
+                + "To get weights: python -m dr_utils models --data DIR. Data sets lie as their makers publish them."
+            )
 
     def _chosen(self, kind: str, given: Iterable[str] | None, known: Iterable[str]) -> list[str]:
-        known = list(known)
-        for name in given or ():
+        given = list(known if given is None else given)
+        for name in given:
             if name not in known:
                 raise unknown(kind, name, known, hint=f"The profile {self.profile.name!r} names these; add it there.")
-        return known if given is None else [name for name in known if name in set(given)]
+        return given
 
-    def view(self, network: str, task: str, epoch: int) -> np.ndarray:
-        """Return the features [n, D] of the train images as SGD sees them in an epoch, 0, 1, ...
+    def _splits(self, task: str) -> list[str]:
+        return ["train", *self.profile.tasks[task].eval_sets]
 
-        Stored where the profile asks for a number of views; computed anew, and not kept, where every epoch is fresh.
-        """
-        kind = asked.augmentation(self.profile, task)["kind"]
-        views = None if isinstance(kind, str) else kind["views"]
-        number = epoch if views is None else epoch % views
-        return self.features(network, task, "train", view=number, store=views is not None).x
+    def _drawn(self, task: str, split: str) -> dict:
+        spec = self.profile.tasks[task]
+        return {"size": spec.train if split == "train" else spec.test, "seed": self.profile.subset_seed}
 
-    def _cell(self, network: str, task: str) -> dict:
-        """Compute a cell, or find it in the cache; return its entry in the index."""
-        eval_sets = self.profile.tasks[task].eval_sets
-        train = self.features(network, task, "train")
-        evals = {name: self.features(network, task, name) for name in eval_sets}
-        spec = asked.spec(self.profile, network, task)
-        identity = {
+    def _extraction(self, network: str, task: str) -> dict:
+        """Return what decides features beside the network and the images."""
+        spec = self.profile.tasks[task]
+        side = self.network(network).card.side or spec.resolution
+        return {"resolution": side, "precision": self.profile.extraction.precision, "dtype": spec.storage,
+                "device": self.device}  # fmt: skip
+
+    def _features_key(self, network: str, task: str, split: str) -> str:
+        if (task, split) not in self._digests:
+            self._digests[task, split] = identity(task, split, **self._drawn(task, split))
+        return features_key(self.network(network), self._digests[task, split], **self._extraction(network, task))
+
+    def _made_of(self, network: str, task: str) -> dict:
+        """Return what decides a cell's numbers: neither images nor weights are needed to know it."""
+        return {
+            "version": VERSION,
             "model": network,
             "dataset": task,
-            "features": [train.key, *(evals[name].key for name in eval_sets)],
-            "eval_sets": list(eval_sets),
-            "spec": asdict(spec),
-            "code": source_hash(*index.NUMERIC_SOURCES),
-        }
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-        folder = store.cache_dir() / "cells" / key
-        if not (folder / "done").exists():
-            classes = self._images[task, "train"].classes
-            with (
-                progress(total=spec.sgd["epochs"], desc=f"probes of {network} on {task}", unit="epochs") as bar,
-                warnings.catch_warnings(record=True) as caught,
-            ):
-                warnings.simplefilter("always", RuntimeWarning)
-                tables, notes = compute_cell(
-                    network,
-                    task,
-                    train,
-                    evals,
-                    classes,
-                    spec,
-                    train_epochs=partial(self.view, network, task) if spec.augmentation else None,
-                    device=self.device,
-                    on_epoch=lambda *_: bar.update(1),
-                )
-            notes += [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
-            sizes = {name: len(features.y) for name, features in {"train": train, **evals}.items()}
-            facts = {"weight_hash": self.network(network).weight_hash, "n_classes": len(classes), "sizes": sizes}
-            store_cell(folder, tables, {"identity": identity, "notes": notes, **facts})
-        return {"key": key, "request": asked.request(self.profile, network, task), "file": index.file_of(network)}
-
-    def _read_index(self) -> dict:
-        """Return the cells of this results folder that still answer what the profile asks."""
-        wanted = {f"{n}/{t}": (n, t) for n, t in self.profile.cells()}
-        return {
-            cell: entry
-            for cell, entry in index.read(self.tables_folder).items()
-            if cell in wanted
-            and index.is_pinned(wanted[cell][0], entry.get("file"), available_networks())
-            and entry["request"] == asked.request(self.profile, *wanted[cell])
-            and (store.cache_dir() / "cells" / entry["key"] / "done").exists()
+            "features": {split: self._features_key(network, task, split) for split in self._splits(task)},
+            "spec": self.profile.spec(network, task).model_dump(mode="json"),
         }
 
-    def _write_tables(self, done: dict) -> dict[str, pd.DataFrame]:
-        keys = {(n, t): done[f"{n}/{t}"]["key"] for n, t in self.profile.cells() if f"{n}/{t}" in done}
-        tables, self.notes = measured_tables(self.profile, keys, self._card)
-        tables["claims"] = judged(tables, [entry["key"] for _, entry in sorted(done.items())])
-        tables["against_paper"] = against_paper(View(tables))
+    def _keys(self, cells: Iterable[Cell] | None = None) -> dict[Cell, str | None]:
+        """Return each cell's key in the store.
+
+        Where the files that identify a network or a task are gone, it is the key that the tables were made with, if the
+        profile is still the same: to look at results you need not have the paper's data at hand. Else it is None.
+        """
+        keys, noted = {}, self._noted()
+        known = noted.get("cells", {}) if noted.get("profile") == self.profile.fingerprint() else {}
+        for cell in self.profile.cells() if cells is None else cells:
+            try:
+                keys[cell] = store.key_of(self._made_of(*cell))
+            except AssetError:
+                keys[cell] = known.get("/".join(cell))
+        return keys
+
+    def _compute(self, network: str, task: str) -> tuple[str, Stored]:
+        """Compute a cell and store it; return its key too."""
+        made_of, spec = self._made_of(network, task), self.profile.spec(network, task)
+        found = {split: self.features(network, task, split) for split in self._splits(task)}
+        sizes = {split: len(features.y) for split, features in found.items()}
+        train, classes = found.pop("train"), self.task(task, "train").classes
+        with (
+            progress(total=spec.probe.epochs, desc=f"probes of {network} on {task}", unit="epochs") as bar,
+            warnings.catch_warnings(record=True) as caught,
+        ):
+            warnings.simplefilter("always", RuntimeWarning)
+            tables, notes = compute_cell(
+                network,
+                task,
+                train,
+                found,
+                classes,
+                spec,
+                train_epochs=partial(self.view, network, task) if spec.augmentation else None,
+                device=self.device,
+                on_epoch=lambda *_: bar.update(1),
+            )
+        notes += [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
+        about = {**made_of, "notes": notes, "weight_hash": self.network(network).weight_hash, "sizes": sizes,
+                 "n_classes": len(classes)}  # fmt: skip
+        key = store.key_of(made_of)
+        store.write("cells", key, about=about, tables=tables)
+        return key, Stored({}, tables, about)
+
+    def _noted(self) -> dict:
+        """Return what about.json says of the tables in the folder."""
+        try:
+            return json.loads((self.tables_folder / "about.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def _about_tables(self, keys: dict[Cell, str]) -> dict:
+        tasks = {t: (card.title, card.source) for t, card in available_tasks().items() if t in self.profile.tasks}
+        networks = {n: {**asdict(self.network(n).card)} for n, _ in keys}
+        return {"profile": self.profile.fingerprint(), "cells": {"/".join(cell): key for cell, key in keys.items()},
+                "cards": store.key_of({"networks": networks, "tasks": tasks})}  # fmt: skip
+
+    def _read_again(self, keys: dict[Cell, str]) -> dict[str, pd.DataFrame] | None:
+        """Return the tables in the folder if they are made of just these cells and nobody has changed them since."""
+        noted = self._noted()
+        files, notes = noted.pop("files", {}), noted.pop("notes", [])
+        paths = {self.tables_folder / f"{name}.csv": content for name, content in files.items()}
+        if noted != self._about_tables(keys) or any(not p.is_file() or store.sha256_of(p) != paths[p] for p in paths):
+            return None
+        self.notes = notes
+        return read_tables(self.tables_folder, files)
+
+    def _written(self, tables: dict[str, pd.DataFrame], about: dict) -> dict[str, pd.DataFrame]:
+        """Write the tables, and what they are made of; return them as anybody reads them."""
         for name, table in tables.items():
             write_table(table, self.tables_folder / f"{name}.csv")
-        return tables
-
-    def _card(self, network: str) -> NetworkCard:
-        """A network's card, without loading it where that can be."""
-        return available_networks().get(network) or PAPER.get(network) or self.network(network).card
-
-    def _write_published(self) -> dict[str, pd.DataFrame]:
-        """Write the published numbers as tables: all cells at once, since nothing is computed."""
-        tables, self.notes = published_tables(self.profile)
-        tables["claims"] = claims.evaluate(tables)
-        for name, table in tables.items():
-            write_table(table, self.tables_folder / f"{name}.csv")
-        return tables
+        files = {name: store.sha256_of(self.tables_folder / f"{name}.csv") for name in tables}
+        with store.atomic_path(self.tables_folder / "about.json") as part:
+            part.write_text(json.dumps({**about, "notes": self.notes, "files": files}, indent=1, sort_keys=True) + "\n")
+        return read_tables(self.tables_folder, tables)
 
     def _refuse_published(self) -> None:
         if self.profile.reference:
@@ -296,19 +334,3 @@ class Study:
                 f"profile {self.profile.name} holds published numbers (reference: true): it has no network and no "
                 "image to load; take a profile that measures, such as mini."
             )
-
-
-class _LazyTasks(dict):
-    """The images of (task, split), loaded when first asked for."""
-
-    def __init__(self, study: Study) -> None:
-        super().__init__()
-        self._study = study
-
-    def __missing__(self, key: tuple[str, str]) -> ImageTask:
-        self[key] = self._study.task(*key)
-        return self[key]
-
-
-def _names(cells: Iterable[tuple[str, str]], place: int) -> list[str]:
-    return list(dict.fromkeys(cell[place] for cell in cells))

@@ -1,62 +1,113 @@
-"""One cell of a study, a network on a task: from features to rows of the tables, nothing read or written."""
+"""One cell of a study, a network on a task: from features to rows of the tables. Nothing is read or written here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from dr_utils.cka import CKAStatistics, part_part, part_whole, seed_pairs
 from dr_utils.fairness import coefficient_of_variation, gini
-from dr_utils.features import Features
 from dr_utils.probes import choose_alpha, fit_probes, fit_ridge
+from dr_utils.profiles import CellSpec
 from dr_utils.redundancy import RULES, diffused_redundancy_interval
-from dr_utils.study.grid import Grid
-from dr_utils.subsets import n_neurons, random_subsets
+from dr_utils.subsets import PROJECTIONS, first_subset, fit_projection, n_neurons, random_subsets
+
+if TYPE_CHECKING:
+    from dr_utils.features import Features
+
+# Part of every cell's key. Raise it when a cell's numbers change, and renew the golden numbers of tests/test_cell.py.
+VERSION = 1
+
+_PROBE = ("model", "dataset", "eval_set", "selection", "fraction", "n_neurons", "seed")
+COLUMNS = {
+    "probes": (*_PROBE, "accuracy", "solver", "features"),
+    "per_class": (*_PROBE, "class_name", "class_accuracy", "solver", "features"),
+    "cka": ("model", "dataset", "comparison", "estimator", "fraction", "n_neurons", "seed_a", "seed_b", "cka"),
+    "redundancy": ("model", "dataset", "task", "rule", "delta", "dr", "low", "high", "solver", "features", "estimator"),
+    "fairness": ("model", "dataset", "selection", "fraction", "accuracy", "gini", "coefficient_of_variation",
+                 "solver", "features"),
+}  # fmt: skip
+WHOLE = -1  # in place of a second seed: CKA with the whole layer
 
 # Images per update of the Gram matrices: large enough for fast products, small enough for any memory.
 _CKA_BATCH = 4096
 
 
-@dataclass(frozen=True)
-class CellSpec:
-    """What is measured in a cell; JSON-able, part of the address of its results.
+class Grid:
+    """All probes of a cell over one matrix: the neurons, and beside them the components of every projection.
+
+    Parameters
+    ----------
+    x_train : float array of shape [n, D]
+        Projections and standardisation are fitted on it.
+    spec : CellSpec
 
     Attributes
     ----------
-    fractions : list of float
-        Ascending, ending at 1 (the full layer).
-    seeds : list of int
-    deltas : list of float
-    selections : dict of str to list of float
-        Which fractions each selection is measured at.
-    solvers : list of {"sgd", "ridge"}
-    standardise : bool
-        Whether features are standardised, with the train split's mean and standard deviation.
-    sgd : dict
-        Keyword arguments of `fit_probes`.
-    ridge_alpha : float or "auto"
-        "auto" is chosen on train features, see `dr_utils.probes.choose_alpha`.
-    cka_estimators : list of str
-    cka_images : int
-        The first so many test images.
-    augmentation : dict
-        How train images change from epoch to epoch; empty: they do not.
+    rows : DataFrame
+        selection, fraction, n_neurons, seed, and probe: its position in `subsets`. Fractions that keep the same number
+        of neurons share a probe, so that nothing is trained twice.
+    subsets, seeds : list
+        Columns of the matrix that each probe reads, and the seed of its initialisation and sample order.
+    notes : list of str
+        What to know about these numbers, such as how many components exist.
     """
 
-    fractions: list[float]
-    seeds: list[int]
-    deltas: list[float]
-    selections: dict[str, list[float]]
-    solvers: list[str]
-    standardise: bool
-    sgd: dict
-    ridge_alpha: float | str
-    cka_estimators: list[str]
-    cka_images: int | None
-    augmentation: dict = field(default_factory=dict)
+    def __init__(self, x_train: np.ndarray, spec: CellSpec):
+        self.subsets: list[np.ndarray] = []
+        self.seeds: list[int] = []
+        self.notes: list[str] = []
+        self._projections: dict[tuple, tuple] = {}
+        self._scale = None
+        # Sums over many samples want more digits than half precision has; where nothing is summed, nothing is copied.
+        if spec.probe.standardise or set(PROJECTIONS) & set(spec.selections):
+            x_train = x_train.astype(np.float32, copy=False)
+        if spec.probe.standardise:
+            mean, std = x_train.mean(axis=0, dtype=np.float64), x_train.std(axis=0, dtype=np.float64)
+            # A neuron that is silent on train stays at zero instead of becoming NaN.
+            self._scale = mean, np.where(std > 0, std, 1.0)
+        x_train = self._scaled(x_train)
+        self._end = width = x_train.shape[1]
+        found, rows = {}, []
+        for (selection, fractions), seed in product(spec.selections.items(), spec.seeds):
+            order = self._order(selection, seed, n_neurons(width, max(fractions)), x_train)
+            for fraction in fractions:
+                k = min(n_neurons(width, fraction), len(order))
+                probe = found.setdefault((selection, k, seed), len(found))
+                if probe == len(self.subsets):
+                    self.subsets.append(order[:k])
+                    self.seeds.append(seed)
+                rows.append((selection, fraction, k, seed, probe))
+        self.rows = pd.DataFrame(rows, columns=["selection", "fraction", "n_neurons", "seed", "probe"])
+
+    def _order(self, selection: str, seed: int, wanted: int, x_train: np.ndarray) -> np.ndarray:
+        """Return the columns in the order of selection: a probe of k neurons reads the first k."""
+        width = x_train.shape[1]
+        if selection not in PROJECTIONS:
+            return random_subsets(width, 1.0, [seed])[0] if selection == "random" else first_subset(width, 1.0)
+        # Principal components are the same for every seed, random directions are not.
+        name = (selection, seed if selection.startswith("projection") else None)
+        if name not in self._projections:
+            fitted = fit_projection(selection, x_train, seed=seed)
+            columns = np.arange(self._end, self._end + min(wanted, fitted.n_components))
+            self._end += len(columns)
+            self._projections[name] = fitted, columns
+            if fitted.note:
+                self.notes.append(f"{selection}: {fitted.note}; larger fractions use all of them")
+        return self._projections[name][1]
+
+    def _scaled(self, x: np.ndarray) -> np.ndarray:
+        return x if self._scale is None else ((x - self._scale[0]) / self._scale[1]).astype(np.float32)
+
+    def matrix(self, x: np.ndarray) -> np.ndarray:
+        """Return the columns for all probes from features [n, D]: the neurons, then each projection's components."""
+        x = self._scaled(x)
+        blocks = [x, *(fitted.transform(x, len(columns)) for fitted, columns in self._projections.values())]
+        return np.concatenate(blocks, axis=1) if len(blocks) > 1 else x
 
 
 def compute_cell(
@@ -76,7 +127,7 @@ def compute_cell(
     Parameters
     ----------
     model, dataset : str
-        Names, as they stand in the tables.
+        Names for the tables.
     train : Features
         What probes, projections and standardisation are fitted on.
     evals : mapping of str to Features
@@ -94,162 +145,100 @@ def compute_cell(
     Returns
     -------
     tables : dict of str to DataFrame
-        "probes", "per_class", "cka", "redundancy", "fairness", with the columns of house.md.
+        Those of `COLUMNS`.
     notes : list of str
-        What the reader of the tables should know of this cell, such as how many components exist.
+        What to know about this cell, such as how many components exist.
     """
     grid = Grid(train.x, spec)
-    probes, notes = grid.probes, list(grid.notes)
+    notes = list(grid.notes)
     matrices = {name: grid.matrix(features.x) for name, features in {"train": train, **evals}.items()}
     x_epochs = train_epochs and (lambda epoch: grid.matrix(train_epochs(epoch)))
-    y_evals = {name: features.y for name, features in evals.items()}
-    kept = {"features": "standardised" if spec.standardise else "raw"}
-    keys = pd.DataFrame(
-        {
-            "selection": [p.selection for p in probes],
-            "fraction": [p.fraction for p in probes],
-            "n_neurons": [p.n_neurons for p in probes],
-            "seed": [p.seed for p in probes],
-        }
-    )
-    accuracy_tables, class_tables = [], []
-    for solver in spec.solvers:
-        arguments = (
-            matrices["train"],
-            train.y,
-            matrices["test"],
-            y_evals["test"],
-            [p.columns for p in probes],
-        )
+    given = (matrices["train"], train.y, matrices["test"], evals["test"].y, grid.subsets)
+    found: dict[str, list[pd.DataFrame]] = {"probes": [], "per_class": []}
+    for solver in spec.probe.solvers:
         if solver == "sgd":
-            seeds = [p.seed for p in probes]
-            result = fit_probes(*arguments, seed=seeds, device=device, x_epochs=x_epochs, on_epoch=on_epoch, **spec.sgd)
+            result = fit_probes(*given, seed=grid.seeds, device=device, x_epochs=x_epochs, on_epoch=on_epoch,
+                                **spec.probe.sgd())  # fmt: skip
         else:
-            alpha = spec.ridge_alpha
+            alpha = spec.probe.ridge_alpha
             if alpha == "auto":
-                alpha = choose_alpha(matrices["train"][:, : train.x.shape[1]].astype(np.float32), train.y)
+                alpha = choose_alpha(_single(matrices["train"][:, : train.x.shape[1]]), train.y)
                 notes.append(f"ridge penalty {alpha:.3g}, chosen on a fifth of the train images")
-            result = fit_ridge(*(_single(given) for given in arguments), alpha=alpha)
-        for eval_set in evals:
-            if eval_set == "test":
-                accuracy, per_class = result.accuracy, result.per_class_accuracy
-            else:
-                accuracy, per_class = result.score(matrices[eval_set], y_evals[eval_set])
-            rows = keys.assign(model=model, dataset=dataset, eval_set=eval_set, solver=solver, **kept)
-            accuracy_tables.append(rows.assign(accuracy=accuracy))
-            class_tables.append(
-                rows.loc[rows.index.repeat(len(classes))].assign(
-                    class_name=np.tile(np.asarray(classes, dtype=object), len(rows)),
-                    class_accuracy=per_class.ravel(),
-                )
-            )
-    key_columns = ["model", "dataset", "eval_set", "selection", "fraction", "n_neurons", "seed"]
-    tables = {
-        "probes": pd.concat(accuracy_tables)[[*key_columns, "accuracy", "solver", "features"]],
-        "per_class": pd.concat(class_tables)[
-            [*key_columns, "class_name", "class_accuracy", "solver", "features"]
-        ].dropna(subset=["class_accuracy"]),
-        "cka": similarity_table(model, dataset, evals["test"].x[: spec.cka_images], spec, device=device),
-    }
+            result = fit_ridge(*map(_single, given), alpha=alpha)
+        for eval_set, features in evals.items():
+            scores = result.accuracy, result.per_class_accuracy
+            if eval_set != "test":
+                scores = result.score(matrices[eval_set], features.y)
+            accuracy, per_class = (score[grid.rows["probe"]] for score in scores)
+            rows = grid.rows.assign(model=model, dataset=dataset, eval_set=eval_set, solver=solver,
+                                    features="standardised" if spec.probe.standardise else "raw")  # fmt: skip
+            found["probes"].append(rows.assign(accuracy=accuracy))
+            names = np.tile(np.asarray(classes, dtype=object), len(rows))
+            by_class = rows.loc[rows.index.repeat(len(classes))]
+            found["per_class"].append(by_class.assign(class_name=names, class_accuracy=per_class.ravel()))
+    tables = {name: pd.concat(parts, ignore_index=True)[list(COLUMNS[name])] for name, parts in found.items()}
+    tables["per_class"] = tables["per_class"].dropna(subset=["class_accuracy"]).reset_index(drop=True)
+    tables["cka"] = similarity_table(model, dataset, evals["test"].x[: spec.cka.images], spec, device=device)
     tables["redundancy"] = redundancy_table(tables["probes"], tables["cka"], spec.deltas)
     tables["fairness"] = fairness_table(tables["per_class"], tables["probes"])
-    return {name: table.reset_index(drop=True) for name, table in tables.items()}, notes
+    return tables, notes
 
 
 def _single(given):
-    """Half precision as single, anything else as it is."""
+    """Return half precision as single, anything else as it is."""
     return given.astype(np.float32) if getattr(given, "dtype", None) == np.float16 else given
 
 
 def similarity_table(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *, device=None) -> pd.DataFrame:
-    """CKA of part and whole for every fraction and seed, and of part and part for every pair of seeds."""
+    """Return CKA of part and whole for every fraction and seed, and of part and part for every pair of seeds."""
     width, seeds, pairs = x.shape[1], spec.seeds, seed_pairs(len(spec.seeds))
-    statistics = CKAStatistics(width, estimators=spec.cka_estimators, device=device or "cpu")
+    statistics = CKAStatistics(width, estimators=spec.cka.estimators, device=device or "cpu")
     for start in range(0, len(x), _CKA_BATCH):
         statistics.update(x[start : start + _CKA_BATCH])
-    subsets = [s for fraction in spec.fractions for s in random_subsets(width, fraction, seeds)]
+    # Each size once: in a narrow layer several fractions keep the same neurons.
+    place = {k: i for i, k in enumerate(dict.fromkeys(n_neurons(width, f) for f in spec.selections["random"]))}
+    orders = random_subsets(width, 1.0, seeds)
+    parts = [order[:k] for k in place for order in orders]
+    all_pairs = [(n * len(seeds) + i, n * len(seeds) + j) for n in place.values() for i, j in pairs]
     rows = []
-    for estimator in spec.cka_estimators:
+    for estimator in spec.cka.estimators:
         q = statistics.matrix(estimator)
-        whole = part_whole(q, subsets).reshape(len(spec.fractions), len(seeds))
-        all_pairs = [(i + f * len(seeds), j + f * len(seeds)) for f in range(len(spec.fractions)) for i, j in pairs]
-        parts = part_part(q, subsets, all_pairs).reshape(len(spec.fractions), len(pairs))
-        for f, fraction in enumerate(spec.fractions):
-            shared = (estimator, fraction, n_neurons(width, fraction))
-            rows += [("part_whole", *shared, seed, -1, whole[f, s]) for s, seed in enumerate(seeds)]
-            rows += [("part_part", *shared, seeds[i], seeds[j], parts[f, p]) for p, (i, j) in enumerate(pairs)]
-    columns = ["comparison", "estimator", "fraction", "n_neurons", "seed_a", "seed_b", "cka"]
-    table = pd.DataFrame(rows, columns=columns)
-    table.insert(0, "model", model)
-    table.insert(1, "dataset", dataset)
-    return table
+        wholes = part_whole(q, parts).reshape(len(place), len(seeds))
+        between = part_part(q, parts, all_pairs).reshape(len(place), len(pairs))
+        for fraction in spec.selections["random"]:
+            k = n_neurons(width, fraction)
+            rows += [("part_whole", estimator, fraction, k, seed, WHOLE, cka)
+                     for seed, cka in zip(seeds, wholes[place[k]], strict=True)]  # fmt: skip
+            rows += [("part_part", estimator, fraction, k, seeds[i], seeds[j], cka)
+                     for (i, j), cka in zip(pairs, between[place[k]], strict=True)]  # fmt: skip
+    return pd.DataFrame([(model, dataset, *row) for row in rows], columns=list(COLUMNS["cka"]))
 
 
 def redundancy_table(probes: pd.DataFrame, cka: pd.DataFrame, deltas: Sequence[float]) -> pd.DataFrame:
-    """DR of one cell by both rules over `deltas`, with its interval over the seeds, for probes and for CKA."""
+    """Return DR of one cell by both rules over `deltas`, with its interval over the seeds, for probes and for CKA."""
     curves = []
-    chosen = probes[(probes.selection == "random") & (probes.eval_set == "test")]
+    chosen = probes[(probes["selection"] == "random") & (probes["eval_set"] == "test")]
     for (solver, features), group in chosen.groupby(["solver", "features"], sort=True):
-        performance = group.pivot_table(index="fraction", columns="seed", values="accuracy")
-        curves.append(
-            (
-                {"task": "probe", "solver": solver, "features": features, "estimator": ""},
-                performance,
-                performance.loc[1.0].to_numpy(),
-            )
-        )
-    for estimator, group in cka[cka.comparison == "part_whole"].groupby("estimator", sort=True):
-        performance = group.pivot_table(index="fraction", columns="seed_a", values="cka", dropna=False)
+        curve = group.pivot_table(index="fraction", columns="seed", values="accuracy")
+        curves.append(("probe", (solver, features, ""), curve, curve.loc[1.0].to_numpy()))
+    for estimator, group in cka[cka["comparison"] == "part_whole"].groupby("estimator", sort=True):
+        curve = group.pivot_table(index="fraction", columns="seed_a", values="cka", dropna=False)
         # Where CKA is undefined no similarity was shown.
-        curves.append(
-            (
-                {"task": "cka", "solver": "", "features": "", "estimator": estimator},
-                performance.fillna(0.0),
-                1.0,
-            )
-        )
-    rows = []
-    for labels, performance, full in curves:
-        for rule in RULES:
-            for delta in deltas:
-                dr, low, high = diffused_redundancy_interval(
-                    performance.index.to_numpy(), performance.to_numpy(), full, delta, rule=rule
-                )
-                rows.append({**labels, "rule": rule, "delta": delta, "dr": dr, "low": low, "high": high})
-    columns = [
-        "model",
-        "dataset",
-        "task",
-        "rule",
-        "delta",
-        "dr",
-        "low",
-        "high",
-        "solver",
-        "features",
-        "estimator",
-    ]
-    model, dataset = probes.model.iloc[0], probes.dataset.iloc[0]
-    return pd.DataFrame(rows).assign(model=model, dataset=dataset)[columns]
+        curves.append(("cka", ("", "", estimator), curve.fillna(0.0), 1.0))
+    cell = (probes["model"].iloc[0], probes["dataset"].iloc[0])
+    rows = [
+        (*cell, task, rule, delta,
+         *diffused_redundancy_interval(curve.index.to_numpy(), curve.to_numpy(), full, delta, rule=rule), *labels)
+        for task, labels, curve, full in curves for rule in RULES for delta in deltas
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(COLUMNS["redundancy"]))
 
 
 def fairness_table(per_class: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
-    """Inequality of per-class accuracies, averaged over seeds first: Gini and coefficient of variation (Figs. 7, 9)."""
+    """Return the inequality of per-class accuracies, averaged over seeds first (Figs. 7, 9)."""
     keys = ["model", "dataset", "selection", "fraction", "solver", "features"]
-    overall = probes[probes.eval_set == "test"].groupby(keys, sort=True).accuracy.mean()
-    by_class = per_class[per_class.eval_set == "test"].groupby([*keys, "class_name"], sort=True).class_accuracy.mean()
+    overall = probes[probes["eval_set"] == "test"].groupby(keys, sort=True)["accuracy"].mean()
+    tested = per_class[per_class["eval_set"] == "test"]
+    by_class = tested.groupby([*keys, "class_name"], sort=True)["class_accuracy"].mean()
     table = by_class.groupby(keys, sort=True).agg(gini=gini, coefficient_of_variation=coefficient_of_variation)
-    table = table.join(overall).reset_index()
-    return table[
-        [
-            "model",
-            "dataset",
-            "selection",
-            "fraction",
-            "accuracy",
-            "gini",
-            "coefficient_of_variation",
-            "solver",
-            "features",
-        ]
-    ]
+    return table.join(overall).reset_index()[list(COLUMNS["fairness"])]

@@ -1,88 +1,82 @@
-"""The tables of a run from its finished cells: what was measured, on what, and what it says of the claims."""
+"""The tables of a run: put together from its cells, written as CSV, and read again."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import pandas as pd
 
-from dr_utils import claims, store
-from dr_utils.datasets import available as available_tasks
+from dr_utils import store
 from dr_utils.models import NetworkCard
 from dr_utils.profiles import Profile
-from dr_utils.study.files import read_table, source_hash, write_table
+from dr_utils.study.cell import COLUMNS
 
-CELL_TABLES = ("probes", "per_class", "cka", "redundancy", "fairness")
+_CARD = ("title", "width", "family", "training", "upstream", "kind", "side", "source", "licence", "top1")
+# Where an empty field is a missing number; elsewhere it is an empty name: a CKA row has no solver.
+_NUMBERS = {name: [""] for name in ("cka", "low", "high", "top1", "side")}
 
 
-def measured_tables(
-    profile: Profile, keys: Mapping[tuple[str, str], str], card_of: Callable[[str], NetworkCard]
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV, atomically, floats to their last digit."""
+    with store.atomic_path(path) as part:
+        table.to_csv(part, index=False, lineterminator="\n")
+
+
+def read_tables(folder: str | Path, names: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:
+    """Read the tables that a study wrote to its folder, such as outputs/mini/tables; all of them by default.
+
+    Raises
+    ------
+    ValueError
+        There are none.
+    """
+    paths = sorted(Path(folder).glob("*.csv")) if names is None else [Path(folder) / f"{name}.csv" for name in names]
+    if not paths:
+        raise ValueError(f"no tables in {folder}; run ./run_all.sh (or Study(...).run()) first.")
+    return {path.stem: pd.read_csv(path, keep_default_na=False, na_values=_NUMBERS) for path in paths}
+
+
+def tables_of(
+    profile: Profile, found: Mapping[tuple[str, str], store.Stored], networks: Mapping[str, NetworkCard], tasks: Mapping
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Put the tables of finished cells together.
 
     Parameters
     ----------
     profile : Profile
-    keys : mapping of (network, task) to str
-        Where each cell's results are in the cache, in the order of the tables.
-    card_of : callable
-        Gives a network's card.
+    found : mapping of (network, task) to Stored
+        In the order of the tables.
+    networks, tasks : mapping of str to card
 
     Returns
     -------
     tables : dict of str to DataFrame
-        `CELL_TABLES`, "networks" and "tasks".
+        Those of `COLUMNS`, "networks" and "tasks".
     notes : list of str
-        What the reader should know of single cells.
+        What to know about single cells.
     """
-    folders = {cell: store.cache_dir() / "cells" / key for cell, key in keys.items()}
-    tables = {
-        name: _joined([read_table(folder / f"{name}.csv") for folder in folders.values()]) for name in CELL_TABLES
-    }
-    facts = {cell: json.loads((folder / "about.json").read_text()) for cell, folder in folders.items()}
-    notes = [f"{n} on {t}: {note}" for (n, t), about in facts.items() for note in about["notes"]]
-    tables["networks"] = pd.DataFrame([_network_row(card_of(c[0]), facts[c]) for c in _first_of_each(keys, 0)])
-    # In the profile's order: its first network may have been left out of a task.
-    tasks = sorted(_first_of_each(keys, 1), key=lambda cell: list(profile.tasks).index(cell[1]))
-    tables["tasks"] = pd.DataFrame([row for c in tasks for row in _task_rows(profile, c[1], facts[c])])
-    return tables, notes
-
-
-def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     # A table without rows, such as the similarity of a task that has none, knows no types and would spoil the others'.
-    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-
-
-def judged(tables: dict[str, pd.DataFrame], cell_keys: list[str]) -> pd.DataFrame:
-    """Judge the claims by these cells, or find the judgement in the cache: each notebook asks for it."""
-    cards = tables["networks"].to_csv() + tables["tasks"].to_csv()
-    asked = json.dumps([cell_keys, cards, source_hash("claims/*.py", "data/*", "reference.py")])
-    path = store.cache_dir() / "claims" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.csv"
-    if not path.exists():
-        write_table(claims.evaluate(tables), path)
-    return read_table(path)
-
-
-def _network_row(card: NetworkCard, about: dict) -> dict:
-    columns = ("title", "width", "family", "training", "upstream", "kind", "side", "source", "licence", "top1")
-    row = {"model": card.name, **{column: getattr(card, column) for column in columns}}
-    return {**row, "weight_hash": about["weight_hash"], "robust_of": card.robust_of}
-
-
-def _task_rows(profile: Profile, name: str, about: dict) -> list[dict]:
-    card, spec = available_tasks()[name], profile.tasks[name]
-    shared = {"n_classes": about["n_classes"], "n_train": about["sizes"]["train"]}
-    return [
-        {"dataset": name, "title": card.title, "eval_set": eval_set, **shared,
-         "n_test": about["sizes"][eval_set], "resolution": spec.resolution, "source": card.source}
-        for eval_set in spec.eval_sets
-    ]  # fmt: skip
-
-
-def _first_of_each(cells: Iterable[tuple[str, str]], place: int) -> list[tuple[str, str]]:
-    first: dict[str, tuple[str, str]] = {}
-    for cell in cells:
-        first.setdefault(cell[place], cell)
-    return list(first.values())
+    parts = {name: [stored.tables[name] for stored in found.values()] for name in COLUMNS}
+    tables = {
+        name: pd.concat([t for t in cells if len(t)] or cells[:1], ignore_index=True) for name, cells in parts.items()
+    }
+    # A network is described by its first cell, and a task by its own: the profile may leave networks out of tasks.
+    by_network, by_task = ({cell[i]: found[cell].about for cell in reversed(found)} for i in (0, 1))
+    tables["networks"] = pd.DataFrame(
+        [
+            {"model": name, **{key: getattr(networks[name], key) for key in _CARD},
+             "weight_hash": by_network[name]["weight_hash"], "robust_of": networks[name].robust_of}
+            for name in profile.networks if name in by_network
+        ]
+    )  # fmt: skip
+    tables["tasks"] = pd.DataFrame(
+        [
+            {"dataset": name, "title": tasks[name].title, "eval_set": eval_set, "n_classes": by_task[name]["n_classes"],
+             "n_train": by_task[name]["sizes"]["train"], "n_test": by_task[name]["sizes"][eval_set],
+             "resolution": spec.resolution, "source": tasks[name].source}
+            for name, spec in profile.tasks.items() if name in by_task for eval_set in spec.eval_sets
+        ]
+    )  # fmt: skip
+    notes = [f"{n} on {t}: {note}" for (n, t), stored in found.items() for note in stored.about["notes"]]
+    return tables, notes

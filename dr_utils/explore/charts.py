@@ -148,6 +148,7 @@ class DrawsChart(Chart):
 
     def __init__(self) -> None:
         super().__init__("linear CKA of part and whole", "draws", ylim=None)
+        self.x.min, self.x.max = 0.0, 1.0
         self.x_axis.num_ticks, self.y_axis.tick_format = 5, "d"
         self._bars = bq.Bars(x=[0.5], y=[0.0], scales=self.scales, colors=[COLOURS[0]], opacities=[0.6], padding=0.05)
         self._expected = self.line(COLOURS[1], stroke_width=2.5, line_style="dashed")

@@ -111,12 +111,10 @@ class Explorer(SlidingCurve):
         rules = [readout.with_spread(*self._redundancy[name, rule], interval=True) for rule in RULES]
         return [f"{neurons} of {full['n_neurons']:.0f}", accuracy, f"{full['mean']:.3f}", kept, *rules]
 
-    def _choose(self) -> None:
-        names = list(self._chosen().index.unique("hue"))
-        kept = self.detail.value if self.detail.value in names else next(iter(names), None)
-        with self.hold_trait_notifications():
-            self.detail.options, self.detail.value = names, kept
-        super()._choose()
+    def _redraw(self) -> None:
+        super()._redraw()
+        kept = self.detail.value if self.detail.value in self._names else next(iter(self._names), None)
+        self.detail.options, self.detail.value = self._names, kept
 
     def _move(self) -> None:
         """Show everything at another fraction or delta."""

@@ -13,7 +13,7 @@ from pandas.api.types import is_float_dtype
 
 from dr_utils.checks import unknown
 from dr_utils.explore import readout
-from dr_utils.explore.charts import CurveChart, strokes
+from dr_utils.explore.charts import COLOURS, CurveChart, strokes
 
 
 def curve(
@@ -114,10 +114,12 @@ def curve(
     for name, spec in formats.items():
         values = groups[name].mean() if is_float_dtype(rows[name]) else groups[name].first()
         cells[say[name]] = [html.escape(readout.number(value, spec)) for value in values]
+    names = points.index.unique("hue")
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}  # the same for each choice of the menu
     chart = CurveChart(say[x], say[y], log=log, ylim=ylim, height=300)
     chart.head(f"<b>{html.escape(title)}</b>" if title else "")
     memory = readout.remembered(x, y, hue, menu, slider, title, note)
-    widget = SlidingCurve(points, cells, chart, palette=palette, at=at, memory=memory,
+    widget = SlidingCurve(points, cells, chart, palette=colours | dict(palette or {}), at=at, memory=memory,
                           start=start, menu=say[menu] if menu else "", slider=say[slider])  # fmt: skip
     widget.children = [*widget.children, widgets.HTML(f"<small>{html.escape(note)}</small>")]
     return readout.or_table(widget)
@@ -142,8 +144,8 @@ class SlidingCurve(widgets.VBox):
     """
 
     def __init__(self, points, cells, chart, *, menu: str, slider: str, at=None, start=None, palette=None, memory):
-        self._points, self._cells, self._at, self._memory, self.chart = points, cells, at, memory, chart
-        self._strokes = strokes(points.index.unique("hue"), palette)
+        self._points, self._cells, self._at, self._memory = points, cells, at, memory
+        self._palette, self.chart = palette, chart
         choices = list(points.index.unique("menu"))
         chosen = memory["menu"] if memory.get("menu") in choices else choices[0]
         options = [(str(choice), choice) for choice in choices]
@@ -153,6 +155,8 @@ class SlidingCurve(widgets.VBox):
         wanted = options[len(options) // 2][1] if start is None else start
         self.slider = readout.selection(options, memory.get("at", wanted), slider)
         self.controls = [self.menu, self.slider] if menu else [self.slider]
+        for control in self.controls:  # wide enough for the longer name
+            control.style.description_width = f"{max(8.5, 0.55 * max(len(menu), len(slider)) + 1):g}em"
         self.readout = widgets.HTML()
         left = widgets.VBox([*self.controls, self.readout], layout=widgets.Layout(flex="1 1 360px"))
         super().__init__([readout.side_by_side(left, chart)])
@@ -182,14 +186,19 @@ class SlidingCurve(widgets.VBox):
         return readout.stops(chosen or measured)
 
     def _choose(self) -> None:
+        self._redraw()
+        self._move()
+
+    def _redraw(self) -> None:
+        """Draw what is chosen."""
         self._shown = self._chosen()
         self._names = list(self._shown.index.unique("hue"))
+        self._strokes = strokes(self._names, self._palette)
         self.chart.show({name: self._shown.xs(name).sort_values("x") for name in self._names}, self._strokes)
         options, wanted = self._stops(), self.slider.value
         if list(self.slider.options) != options:
             self.slider.options = options
             self.slider.value = readout.nearest(options, wanted)
-        self._move()
 
     def _move(self, levels: pd.DataFrame | None = None) -> None:
         found, at = self.values(), self.slider.value

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
@@ -439,3 +442,22 @@ def test_form_keeps_an_object_until_its_field_is_changed(monkeypatch):
     form.fields["model"].value = "small_resnet"
     form.button.click()
     assert given[0] is module and given[1] == "small_resnet"
+
+
+@pytest.mark.archives
+def test_a_finished_study_is_explored_without_torch(tmp_path, monkeypatch):
+    """Notebook 00 after a run: another process finds features and cells in the store."""
+    monkeypatch.setenv(HEADLESS, "1")
+    code = (
+        "import sys; from dr_utils import Study, explore; "
+        "print(explore.start(Study(sys.argv[1], out=sys.argv[2])).data, 'torch' in sys.modules)"
+    )
+    profile = Path(__file__).parent / "profiles" / "browser.yaml"
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code, profile, tmp_path], check=True, capture_output=True, text=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert "dr-readout" in said[0] and said[1].endswith("False\n")
+    assert said[1].removesuffix("False\n") == said[0].removesuffix("True\n").removesuffix("False\n")

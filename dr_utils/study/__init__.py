@@ -17,7 +17,7 @@ from dr_utils.augmentation import Augmentation
 from dr_utils.checks import unknown
 from dr_utils.datasets import ImageTask, identity, load_dataset, missing_files
 from dr_utils.datasets import available as available_tasks
-from dr_utils.device import pick_device
+from dr_utils.device import device_name
 from dr_utils.features import Features, extract, features_key, stored
 from dr_utils.fetch import data_dir
 from dr_utils.models import PAPER, Network, check_network, load_model, split_layer
@@ -68,7 +68,7 @@ class Study:
 
     def __init__(self, profile: str | Path | Profile = "mini", out: str | Path | None = None, device: str = "auto"):
         self.profile = load_profile(profile)
-        self.device = pick_device(device)
+        self.device = device_name(device)
         if self.profile.reference:
             published.check_published(self.profile)
         else:

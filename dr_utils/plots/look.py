@@ -161,8 +161,11 @@ def finish(figure, title: str = "", note: str = "") -> Figure:
         entries += zip(*ax.get_legend_handles_labels(), strict=True)
         if ax.get_legend():
             ax.get_legend().remove()
-    handles = {label: handle for handle, label in reversed(entries) if handle.get_visible()}
-    labels = sorted(reversed(handles), key=lambda label: label.startswith(PAPER))
+    handles: dict = {}
+    for handle, label in entries:
+        if handle.get_visible():
+            handles.setdefault(label, handle)
+    labels = sorted(handles, key=lambda label: label.startswith(PAPER))
     figure.set_layout_engine("constrained")
     figure.set_size_inches(max(figure.get_figwidth(), 6), figure.get_figheight() + 0.9)
     if labels:
@@ -176,7 +179,8 @@ def finish(figure, title: str = "", note: str = "") -> Figure:
     else:
         figure.suptitle(title, fontsize=11)
     # About 16 characters an inch at this size.
-    figure.supxlabel("\n".join(textwrap.wrap(note, int(figure.get_figwidth() * 16))), fontsize=7.5, color="0.35")
+    lines = textwrap.wrap(" ".join(note.split()), int(figure.get_figwidth() * 16))
+    figure.supxlabel("\n".join(lines), fontsize=7.5, color="0.35")
     plt.close(figure)
     return figure
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -220,6 +221,17 @@ def test_notebooks_that_read_the_tables_run_two_at_a_time_after_measuring(notebo
     value = "2"
     assert runner.main(arguments, notebooks) == 0
     assert all(path.read_bytes() != content for path, content in before.items())
+
+
+def test_a_run_that_measures_nothing_imports_no_torch(notebooks, tmp_path):
+    for name in ("01_a", "03_b"):
+        write_notebook(notebooks / f"{name}.ipynb", reads=True)
+    code = (
+        "import sys; from pathlib import Path; from dr_utils import run; "
+        f"status = run.main(['--from-reference', '--out', {str(tmp_path)!r}], Path({str(notebooks)!r})); "
+        "assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_measuring_that_fails_leaves_notebooks_that_need_no_tables(notebooks, arguments, monkeypatch, capsys):

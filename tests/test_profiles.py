@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from dr_utils.checks import unknown
+from dr_utils.models.small import read_card
 from dr_utils.profiles import Profile, ProfileError, available, find_profile, load_profile
 from dr_utils.zoo import RECIPES
-from dr_utils.zoo.cards import read_card
 
 SMALL = {
     "networks": ["net_a", "net_b"],

@@ -133,6 +133,5 @@ def test_safeguard():
     assert has_collapsed(0.6, 0.05) and not has_collapsed(0.6, 0.5)
     assert not has_collapsed(0.04, 0.0)  # an untrained network has nothing to lose
     network, (images, labels) = linear_network(), some_images()
-    single, multi, collapsed = safeguard(network, images, labels, radius=0.1)
     # Against a linear network one step is nearly as good as ten.
-    assert abs(single - multi) <= 0.25 and not collapsed
+    assert not safeguard(network, images, labels, radius=0.1)

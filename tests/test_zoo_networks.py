@@ -11,7 +11,7 @@ from zoo_parts import tiny
 
 from dr_utils.models.small_networks import build
 from dr_utils.zoo import RECIPES, find_recipe
-from dr_utils.zoo.evaluation import count_multiply_adds, count_parameters
+from dr_utils.zoo.cards import count_multiply_adds, count_parameters
 
 EXPECTED = {
     "small_resnet", "small_resnet_adversarial", "small_resnet_mrl", "small_resnet_ff8", "small_resnet_ff16",
@@ -123,7 +123,7 @@ def test_multiply_adds_by_hand():
 
 def test_refusals():
     with pytest.raises(
-        ValueError, match="unknown network of the zoo 'small_resnet_f8'; known, nearest first: small_resnet_ff8"
+        ValueError, match="unknown small network 'small_resnet_f8'; known, nearest first: small_resnet_ff8"
     ):
         find_recipe("small_resnet_f8")
     with pytest.raises(ValueError, match="unknown family"):

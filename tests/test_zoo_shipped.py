@@ -15,15 +15,15 @@ from dr_utils.models.small_networks import load_weights
 from dr_utils.profiles import CHECKOUT
 from dr_utils.store import AssetError, sha256_of
 from dr_utils.zoo import RECIPES
+from dr_utils.zoo.cards import count_multiply_adds, count_parameters, evaluate
 from dr_utils.zoo.data import load_images
-from dr_utils.zoo.evaluation import count_multiply_adds, count_parameters, evaluate
 
 SHIPPED = [name for name in RECIPES if read_card(name)]
 IMAGES = 400  # of the validation split, measured again
 
 
 def pictures() -> Path | None:
-    """Where Tiny-ImageNet lies, which is no part of the repository."""
+    """Return the folder of Tiny-ImageNet, which the repository does not have."""
     for folder in (os.environ.get("DR_TINY_IMAGENET"), CHECKOUT.parent / "shared" / "data"):
         if folder and (Path(folder) / "tiny_imagenet_val.tar").is_file():
             return Path(folder)

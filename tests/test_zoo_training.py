@@ -1,4 +1,4 @@
-"""Data, training and its resumption, cards and weight files, and the command line; without Tiny-ImageNet."""
+"""Data, training and resuming it, cards and weight files, and the command line; without Tiny-ImageNet."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from dr_utils.models.small import card_path, read_card, weights_path
 from dr_utils.models.small_networks import build, load_weights
 from dr_utils.store import AssetError
 from dr_utils.zoo import __main__ as command
-from dr_utils.zoo import attacks, recipes, training
-from dr_utils.zoo.cards import report
+from dr_utils.zoo import attacks, recipes
+from dr_utils.zoo.cards import report, store_weights
 from dr_utils.zoo.data import Epoch, load_images
 from dr_utils.zoo.optimisers import Optimiser, one_cycle
-from dr_utils.zoo.training import checkpoint_path, image_side, train
-from dr_utils.zoo.weights import store_weights
+from dr_utils.zoo.training import Training, image_side
 
 
 @pytest.fixture(autouse=True)
@@ -51,23 +50,23 @@ def assert_equal_weights(a, b):
 
 def test_tar_is_decoded_once(data, monkeypatch):
     images = load_images(data, "train", n_classes=3)
-    assert images.pixels.shape == (24, 32, 32, 3) and images.pixels.dtype == np.uint8
+    assert images.images.shape == (24, 32, 32, 3) and images.images.dtype == np.uint8
     assert images.classes == tuple(sorted(WNIDS))
     assert images.labels.tolist() == [2] * 8 + [0] * 8 + [1] * 8
     # The class's colour has stayed: red, green, blue are the classes in order.
-    assert (images.pixels.mean(axis=(1, 2)).argmax(1) == images.labels).all()
+    assert (images.images.mean(axis=(1, 2)).argmax(1) == images.labels).all()
     monkeypatch.setattr("dr_utils.zoo.data._decode", lambda *_: pytest.fail("decoded again"))
     again = load_images(data, "train", n_classes=3)
-    assert (again.pixels == images.pixels).all() and again.digest == images.digest
+    assert (again.images == images.images).all() and again.digest == images.digest
 
 
 def test_damaged_cache_is_made_again(data):
     images = load_images(data, "val", n_classes=3)
-    (path,) = (store.cache_dir() / "zoo").glob("*.safetensors")
+    (path,) = (store.cache_dir() / "datasets").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"\x55")
     assert (load_images(data, "val", n_classes=3).labels == images.labels).all()
     path.write_bytes(b"short")
-    assert (load_images(data, "val", n_classes=3).pixels == images.pixels).all()
+    assert (load_images(data, "val", n_classes=3).images == images.images).all()
 
 
 def test_fewer_classes_are_the_same_in_both_splits(data):
@@ -76,7 +75,7 @@ def test_fewer_classes_are_the_same_in_both_splits(data):
     assert len(train_images) == 16 and set(train_images.labels) == {0, 1}
     whole = load_images(data, "train", n_classes=3)
     place = whole.classes.index(train_images.classes[1])
-    assert (train_images.pixels[train_images.labels == 1] == whole.pixels[whole.labels == place]).all()
+    assert (train_images.images[train_images.labels == 1] == whole.images[whole.labels == place]).all()
 
 
 def test_limit_and_refusals(data, tmp_path):
@@ -94,7 +93,7 @@ def test_limit_and_refusals(data, tmp_path):
 @pytest.mark.parametrize(
     ("member", "content", "message"),
     [
-        ("train/n01/a.JPEG", b"no image", "train/n01/a.JPEG in tiny_imagenet_train.tar is no readable image"),
+        ("train/n01/a.JPEG", b"no image", "train/n01/a.JPEG in tiny_imagenet_train.tar is not a readable image"),
         ("val/n01/a.JPEG", jpeg((9, 9, 9)), "expected train/<wnid>/<name>.JPEG only"),
         (None, b"", "holds no images"),
     ],
@@ -106,7 +105,7 @@ def test_bad_tar_is_refused(tmp_path, member, content, message):
     with pytest.raises(AssetError, match=message):
         load_images(tmp_path, "train", n_classes=3)
     (tmp_path / "tiny_imagenet_train.tar").write_bytes(b"no tar")
-    with pytest.raises(AssetError, match="no readable tar file"):
+    with pytest.raises(AssetError, match="not a readable tar file"):
         load_images(tmp_path, "train", n_classes=3)
 
 
@@ -119,7 +118,7 @@ def test_epoch_is_a_function_of_seed_and_epoch():
 
 
 def test_augmentation_is_a_shifted_and_perhaps_mirrored_copy():
-    pixels = torch.from_numpy(toy_images(6).pixels)
+    pixels = torch.from_numpy(toy_images(6).images)
     epoch = Epoch(6, 6, 1, 0)
     batch, rows = epoch.batch(pixels, 0, 6)
     assert batch.shape == (6, 3, 32, 32) and batch.min() >= 0 and batch.max() <= 1
@@ -149,7 +148,7 @@ def test_one_cycle():
 def test_windows_come_first_then_whole_images():
     recipe = tiny(epochs=8, early_side=24, early_share=0.75)
     assert [image_side(epoch, recipe) for epoch in range(8)] == [24] * 6 + [32] * 2
-    pixels = torch.from_numpy(toy_images(200).pixels)
+    pixels = torch.from_numpy(toy_images(200).images)
     epoch = Epoch(200, 200, 1, 0)
     (whole, rows), (window, again) = epoch.batch(pixels, 0, 200), epoch.batch(pixels, 0, 200, 24)
     # The same draw: a window is the middle of the shifted whole image, but for columns beyond the edge.
@@ -221,59 +220,58 @@ def test_muon_wants_channels_last():
         {"family": "vit", "widths": (64,), "trunk_width": 64, "head_reads": 64, "optimiser": "adamw", "lr": 1e-3},
     ],
 )
-def test_training_lowers_the_loss_and_resuming_changes_nothing(changes, tmp_path):
+def test_training_lowers_the_loss_and_resuming_changes_nothing(changes, monkeypatch, tmp_path):
     recipe, images = tiny(epochs=4, **changes), toy_images()
-    whole = train(recipe, images, device="cpu", checkpoints=tmp_path / "a")
+    whole = Training(recipe, images, device="cpu").run()
     losses = whole.progress.losses
     assert len(losses) == 4 and losses[-1] < 0.7 * losses[0]
-    part = train(recipe, images, device="cpu", checkpoints=tmp_path / "b", stop_after=2)
+    monkeypatch.setenv("DR_HOME", str(tmp_path / "another"))
+    part = Training(recipe, images, device="cpu").run(stop_after=2)
     assert part.progress.epoch == 2
-    resumed = train(recipe, images, device="cpu", checkpoints=tmp_path / "b")
-    assert resumed.progress.losses == losses
+    resumed = Training(recipe, images, device="cpu")
+    assert resumed.progress == part.progress
+    assert resumed.run().progress.losses == losses
     assert_equal_weights(weights_of(whole), weights_of(resumed))
 
 
-def test_checkpoints_hold_no_code_and_belong_to_one_recipe(tmp_path):
+def test_checkpoints_belong_to_one_recipe_and_damaged_ones_start_afresh():
     recipe, images = tiny(epochs=2), toy_images()
-    train(recipe, images, device="cpu", checkpoints=tmp_path, stop_after=1)
-    path = checkpoint_path(recipe, images, "float32", tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-    assert checkpoint_path(dataclasses.replace(recipe, lr=0.2), images, "float32", tmp_path) != path
+    training = Training(recipe, images, device="cpu").run(stop_after=1)
+    assert Training(dataclasses.replace(recipe, lr=0.2), images, device="cpu").progress.epoch == 0
+    assert Training(recipe, images, device="cpu").progress.epoch == 1
+    path = store.path_of("checkpoints", training.key)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(AssetError, match="is damaged .* delete it, and tiny starts afresh"):
-        train(recipe, images, device="cpu", checkpoints=tmp_path)
+    assert Training(recipe, images, device="cpu").progress.epoch == 0
 
 
-def test_quarter_takes_as_many_steps(tmp_path):
-    recipe = tiny(epochs=1, repeats=2.0)
-    images = toy_images(48)
-    assert training._Training(recipe, images, torch.device("cpu"), "auto", tmp_path).steps == 3
+def test_quarter_takes_as_many_steps():
+    assert Training(tiny(epochs=1, repeats=2.0), toy_images(48), device="cpu").steps == 3
 
 
-def test_bfloat16_trains_on_the_cpu(tmp_path):
-    trained = train(tiny(epochs=2), toy_images(), device="cpu", precision="bfloat16", checkpoints=tmp_path)
+def test_bfloat16_trains_on_the_cpu():
+    trained = Training(tiny(epochs=2), toy_images(), device="cpu", precision="bfloat16").run()
     assert trained.precision == "bfloat16" and trained.progress.losses[-1] < trained.progress.losses[0]
     assert next(trained.network.parameters()).dtype == torch.float32
 
 
-def test_safeguard_undoes_the_epoch_and_takes_more_steps(tmp_path, monkeypatch):
+def test_safeguard_undoes_the_epoch_and_takes_more_steps(monkeypatch):
     answers = iter([False, True, True])
-    monkeypatch.setattr(attacks, "safeguard", lambda *_, **__: (0.6, 0.0, next(answers)))
+    monkeypatch.setattr(attacks, "safeguard", lambda *_, **__: next(answers))
     recipe = tiny(epochs=3, training="adversarial", attack_steps=1)
-    trained = train(recipe, toy_images(), device="cpu", checkpoints=tmp_path)
+    trained = Training(recipe, toy_images(), device="cpu").run()
     assert trained.progress.attack_steps == 3 and trained.progress.epoch == 3
     assert len(trained.progress.losses) == 3
     # Asked after the first epoch and after the second; with more steps there is nothing to ask.
     assert next(answers) is True
 
 
-def test_training_refusals(tmp_path):
+def test_training_refusals():
     with pytest.raises(ValueError, match="tiny has 5 classes; the images given have 3"):
-        train(tiny(n_classes=5), toy_images(), device="cpu", checkpoints=tmp_path)
+        Training(tiny(n_classes=5), toy_images(), device="cpu")
     with pytest.raises(ValueError, match="unknown precision 'float8'"):
-        train(tiny(), toy_images(), device="cpu", precision="float8", checkpoints=tmp_path)
+        Training(tiny(), toy_images(), device="cpu", precision="float8")
     with pytest.raises(FloatingPointError, match="the loss is"):
-        train(tiny(lr=1e30, epochs=1, warmup=0.0), toy_images(), device="cpu", checkpoints=tmp_path)
+        Training(tiny(lr=1e30, epochs=1, warmup=0.0), toy_images(), device="cpu").run()
 
 
 # ---------------------------------------------------------------- cards and weights
@@ -282,8 +280,8 @@ def test_training_refusals(tmp_path):
 @pytest.fixture
 def stored(tmp_path):
     recipe, images = tiny(epochs=2, training="mrl", nesting=(4, 16)), toy_images()
-    trained = train(recipe, images, device="cpu", checkpoints=tmp_path / "checkpoints")
-    card = store_weights(trained, recipe, images, toy_images(30, seed=1), folder=tmp_path / "out", device="cpu")
+    trained = Training(recipe, images, device="cpu").run()
+    card = store_weights(trained, toy_images(30, seed=1), tmp_path / "out")
     return tmp_path / "out", card, trained
 
 
@@ -331,7 +329,7 @@ def test_command_trains_reports_and_evaluates(data, tmp_path, monkeypatch, capsy
     told = ["--data", str(data), "--device", "cpu", *out]
     assert command.main(["train", "tiny", "--epochs", "2", *told]) == 0
     assert "tiny: 2 epochs on cpu, 24 images" in capsys.readouterr().out
-    assert not list((store.cache_dir() / "zoo" / "checkpoints").iterdir())
+    assert not list((store.cache_dir() / "checkpoints").iterdir())
     assert command.main(["train", "tiny", "--epochs", "2", *told]) == 0
     assert "kept, trained earlier" in capsys.readouterr().out
     assert command.main(["evaluate", "tiny", *told]) == 0
@@ -348,11 +346,11 @@ def test_command_trains_reports_and_evaluates(data, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "small_resnt"], "unknown network of the zoo 'small_resnt'; known, nearest first: small_resnet"),
+        (["train", "small_resnt"], "unknown small network 'small_resnt'; known, nearest first: small_resnet"),
         (["train", "small_vit"], "tiny_imagenet_train.tar is not in"),
         (["train", "small_vit", "--epochs", "0"], "--epochs must be at least 1; got 0"),
         (["evaluate", "small_vit"], "small_vit has no trained weights here"),
-        (["evaluate", "nothing"], "unknown network of the zoo 'nothing'"),
+        (["evaluate", "nothing"], "unknown small network 'nothing'"),
     ],
 )
 def test_command_refuses_in_one_line(arguments, message, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Small stand-ins for tests of the zoo: a tar laid out as Tiny-ImageNet's, images that are easy to tell apart."""
+"""Small replacements for tests of the zoo: tar files laid out as Tiny-ImageNet's, images easy to tell apart."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import tarfile
 import numpy as np
 from PIL import Image
 
+from dr_utils.datasets import ImageTask
 from dr_utils.zoo import Recipe
-from dr_utils.zoo.data import Images
 
 WNIDS = ("n03", "n01", "n02")  # not sorted, as a tar may have them
 COLOURS = {"n01": (200, 40, 40), "n02": (40, 200, 40), "n03": (40, 40, 200)}
@@ -23,13 +23,13 @@ def tiny(**changes) -> Recipe:
     )  # fmt: skip
 
 
-def toy_images(n=96, seed=0) -> Images:
+def toy_images(n=96, seed=0) -> ImageTask:
     """Noise about one colour per class."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 3
     colours = np.array(list(COLOURS.values()))
     pixels = colours[labels][:, None, None, :] + rng.integers(-40, 41, (n, 32, 32, 3))
-    return Images(pixels.clip(0, 255).astype(np.uint8), labels, tuple(COLOURS), "0" * 64)
+    return ImageTask("toy", "train", pixels.clip(0, 255).astype(np.uint8), labels, tuple(COLOURS), "0" * 64)
 
 
 def add_file(archive: tarfile.TarFile, name: str, data: bytes) -> None:

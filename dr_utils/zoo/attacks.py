@@ -1,7 +1,7 @@
 """Attacks in the l2 ball: projected gradient descent, and the single step with its safeguard.
 
-Nothing here knows of training: an attack sees a function from images to scores. Whether batch normalisation runs in
-training or evaluation mode, and at which precision, is that function's business.
+An attack sees a function from images to scores. Whether batch normalisation runs in training or evaluation mode, and
+at which precision, is up to that function.
 
 References
 ----------
@@ -18,14 +18,13 @@ from torch.nn.functional import cross_entropy
 
 Score = Callable[[torch.Tensor], torch.Tensor]
 
-# Gradients of all-wrong or all-right saturated scores may vanish; their direction is then left at zero.
+# Gradients of saturated scores may vanish; their direction is then left at zero.
 _TINY = 1e-12
-# Single-step training is taken to have collapsed where networks resist the single step but not a real attack.
-COLLAPSE_RATIO, COLLAPSE_GAP, SAFEGUARD_STEPS = 0.5, 0.05, 10
+SAFEGUARD_STEPS = 10
 
 
 def lengths(x: torch.Tensor) -> torch.Tensor:
-    """l2 norm of each sample, shaped [B, 1, 1, 1] to multiply [B, C, H, W] with."""
+    """Return the l2 norm of each sample of x [B, C, H, W], shaped [B, 1, 1, 1]."""
     return x.flatten(1).norm(dim=1).view(-1, *(1,) * (x.ndim - 1))
 
 
@@ -58,16 +57,14 @@ def pgd(
     Parameters
     ----------
     score : callable
-        From images to scores [B, C], differentiable; each image's scores must not depend on the other images.
+        From images to scores [B, C], differentiable; an image's scores must not depend on the other images.
     images : float tensor of shape [B, C, H, W]
         In [0, 1].
     labels : int tensor of shape [B]
-    radius : float
-        Of the ball, in units of the images.
-    steps : int
-        Gradient steps.
+    radius, steps
+        Of the ball, in units of the images; and the number of gradient steps.
     step_size : float, optional
-        Length of a step; default 2 * radius / steps, by which any point of the ball reaches any other.
+        Default 2 * radius / steps, with which any point of the ball can be reached from any other.
     start_radius : float, optional
         The start is uniform in the ball of this radius; default `radius`, 0 for the image itself.
     generator : torch.Generator, optional
@@ -99,7 +96,7 @@ def pgd(
     for _ in range(steps):
         attacked.requires_grad_(True)
         with torch.enable_grad():
-            # The sum, not the mean: an image's gradient does not depend on how many others stand beside it.
+            # The sum, not the mean: an image's gradient does not depend on how many others are in the batch.
             loss = cross_entropy(score(attacked).float(), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, attacked)
         moved = attacked.detach() + step_size * gradient / lengths(gradient).clamp(min=_TINY)
@@ -111,47 +108,36 @@ def pgd(
 def single_step(
     score: Score, images: torch.Tensor, labels: torch.Tensor, *, radius: float, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Attack by one step from a random start, as fast adversarial training does.
+    """Attack by one step from a random start, as fast adversarial training does; parameters and result as in `pgd`.
 
-    In thousands of dimensions a uniform start lies almost on the ball's surface, at right angles to the gradient, and
-    a step from there spends much of the radius on noise: the start is drawn from the ball of half the radius, and
-    the step is 1.25 radii long. Parameters and result are those of `pgd`.
+    In thousands of dimensions a uniform start lies almost on the ball's surface, at right angles to the gradient. A
+    step from there wastes much of the radius on noise. So the start is drawn from the ball of half the radius, and the
+    step is 1.25 radii long.
     """
-    return pgd(
-        score, images, labels, radius=radius, steps=1, step_size=1.25 * radius, start_radius=radius / 2,
-        generator=generator,
-    )  # fmt: skip
+    step = {"steps": 1, "step_size": 1.25 * radius, "start_radius": radius / 2}
+    return pgd(score, images, labels, radius=radius, generator=generator, **step)
 
 
-def accuracy_under(score: Score, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of images [B, C, H, W] whose highest score is their label's."""
+def accuracy(score: Score, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Return the share of images [B, C, H, W] whose highest score is their label's."""
     with torch.no_grad():
         return float((score(images).argmax(1) == labels).float().mean())
 
 
 def has_collapsed(single: float, multi: float) -> bool:
-    """Whether accuracies under the single step and under several steps are those of catastrophic overfitting."""
-    return multi < COLLAPSE_RATIO * single and single - multi > COLLAPSE_GAP
+    """Return whether accuracy under several steps is less than half that under one, and at least 5 points lower."""
+    return multi < 0.5 * single and single - multi > 0.05
 
 
 def safeguard(
     score: Score, images: torch.Tensor, labels: torch.Tensor, *, radius: float, generator: torch.Generator | None = None
-) -> tuple[float, float, bool]:
-    """Look for catastrophic overfitting of single-step training on a few training images.
+) -> bool:
+    """Return whether single-step training has overfitted catastrophically, judged on a few training images.
 
-    Networks trained by single steps may learn to resist just these: from one epoch to the next the accuracy under a
-    real attack falls to nothing while that under the single step rises (Wong et al. 2020).
-
-    Returns
-    -------
-    single, multi : float
-        Accuracy under the single step, and under 10 steps.
-    collapsed : bool
-        Whether the second is less than half the first, and at least 5 points lower.
+    A network trained by single steps may learn to resist only these: from one epoch to the next, accuracy under 10
+    steps falls to nothing while accuracy under the single step rises (Wong et al. 2020).
     """
-    attacked = single_step(score, images, labels, radius=radius, generator=generator)
-    single = accuracy_under(score, attacked, labels)
-    attacked = pgd(score, images, labels, radius=radius, steps=SAFEGUARD_STEPS, generator=generator,
-                   step_size=2.5 * radius / SAFEGUARD_STEPS)  # fmt: skip
-    multi = accuracy_under(score, attacked, labels)
-    return single, multi, has_collapsed(single, multi)
+    given = {"radius": radius, "generator": generator}
+    single = accuracy(score, single_step(score, images, labels, **given), labels)
+    given |= {"steps": SAFEGUARD_STEPS, "step_size": 2.5 * radius / SAFEGUARD_STEPS}
+    return has_collapsed(single, accuracy(score, pgd(score, images, labels, **given), labels))

@@ -2,149 +2,95 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import tarfile
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from PIL import Image
 
 from dr_utils import store
 from dr_utils.checks import unknown
+from dr_utils.datasets import ImageTask
+from dr_utils.datasets.decode import Unreadable, decode
+from dr_utils.models.small import IMAGES_SIDE
 from dr_utils.progress import progress
 from dr_utils.store import AssetError, sha256_of
-from dr_utils.zoo.recipes import IMAGES_SIDE
-
-log = logging.getLogger(__name__)
+from dr_utils.subsets import random_subsets
 
 TARS = {"train": "tiny_imagenet_train.tar", "val": "tiny_imagenet_val.tar"}
-CLASSES_SEED = 1  # of the choice of classes for networks trained on fewer
+CHOICE_SEED = 1  # of the classes of networks trained on fewer
 CROP_PADDING = 4  # pixels by which an image is shifted at most
-DECODING = "bilinear, antialiased, 1"  # raised by one whenever the same tar would give other pixels than before
+VERSION = 2  # raised by one whenever the same tar file would give other pixels than before
 
 
-@dataclass(frozen=True)
-class Images:
-    """One split, as far as a network is trained or judged on it.
-
-    Attributes
-    ----------
-    pixels : uint8 array of shape [n, 32, 32, 3]
-        RGB.
-    labels : int64 array of shape [n]
-        Places in `classes`.
-    classes : tuple of str
-        WordNet ids, sorted.
-    digest : str
-        SHA-256 of the tar file.
-    """
-
-    pixels: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...]
-    digest: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def load_images(folder: str | Path, split: str, *, n_classes: int, limit: int | None = None) -> Images:
+def load_images(folder: str | Path, split: str, *, n_classes: int, limit: int | None = None) -> ImageTask:
     """Load a split of Tiny-ImageNet, or the part of it that belongs to a seeded choice of classes.
 
     Parameters
     ----------
     folder : path
-        Where the two tar files lie.
+        Where the two tar files are.
     split : {"train", "val"}
     n_classes : int
-        As many classes as the tar has, or fewer: a choice that is the same for both splits, labelled anew.
+        As many classes as the tar file has, or fewer: a choice that is the same for both splits, labelled anew.
     limit : int, optional
         Take only this many images, drawn with a fixed seed; for trials.
 
     Returns
     -------
-    Images
+    ImageTask
+        Images uint8 [n, 32, 32, 3]; classes are WordNet ids, sorted; the digest is the SHA-256 of the tar file.
 
     Raises
     ------
     AssetError
         The tar file is missing, damaged or not laid out as ``<split>/<wnid>/<name>.JPEG``.
     ValueError
-        Unknown split, fewer classes in the tar than asked for, or a limit below 1.
+        Unknown split, fewer classes in the tar file than asked for, or a limit below 1.
     """
     if split not in TARS:
         raise unknown("split of Tiny-ImageNet", split, TARS)
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 image; got {limit}.")
-    images = _decoded(Path(folder) / TARS[split], split)
-    if n_classes > len(images.classes):
-        raise ValueError(
-            f"{n_classes} classes are needed, but {TARS[split]} has {len(images.classes)}; "
-            "give --data the folder of the whole Tiny-ImageNet."
-        )
-    if n_classes < len(images.classes):
-        images = _choose_classes(images, n_classes)
-    if limit is not None and limit < len(images):
-        rows = _permutation(len(images), CLASSES_SEED)[:limit].numpy()
-        images = Images(images.pixels[rows], images.labels[rows], images.classes, images.digest)
-    return images
+    task = _decoded(Path(folder) / TARS[split], split)
+    if (found := len(task.classes)) < n_classes:
+        raise ValueError(f"{n_classes} classes are needed, but {TARS[split]} has {found}; get the whole Tiny-ImageNet.")
+    if n_classes < found:
+        chosen = np.sort(_choose(found, n_classes))
+        task = _take(task, np.flatnonzero(np.isin(task.labels, chosen)))
+        classes = tuple(task.classes[c] for c in chosen)
+        task = replace(task, labels=np.searchsorted(chosen, task.labels), classes=classes)
+    return task if limit is None or limit >= len(task) else _take(task, _choose(len(task), limit))
 
 
-def _permutation(n: int, seed: int) -> torch.Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+def _choose(n: int, k: int) -> np.ndarray:
+    return random_subsets(n, k / n, [CHOICE_SEED])[0]
 
 
-def _choose_classes(images: Images, n_classes: int) -> Images:
-    chosen = np.sort(_permutation(len(images.classes), CLASSES_SEED)[:n_classes].numpy())
-    rows = np.isin(images.labels, chosen)
-    classes = tuple(images.classes[c] for c in chosen)
-    return Images(images.pixels[rows], np.searchsorted(chosen, images.labels[rows]), classes, images.digest)
+def _take(task: ImageTask, rows: np.ndarray) -> ImageTask:
+    return replace(task, images=task.images[rows], labels=task.labels[rows])
 
 
-def _decoded(tar: Path, split: str) -> Images:
-    """The whole split: from the cache if it was decoded from this very file, else decoded and stored."""
+def _decoded(tar: Path, split: str) -> ImageTask:
+    """Return the whole split, from the store if it was decoded from this very file."""
     if not tar.is_file():
-        raise AssetError(
-            f"{tar.name} is not in {tar.parent}; --data must be the folder that holds {' and '.join(TARS.values())}."
-        )
+        raise AssetError(f"{tar.name} is not in {tar.parent}; name the folder of {' and '.join(TARS.values())}.")
     digest = sha256_of(tar)
-    path = store.cache_dir() / "zoo" / f"tiny-imagenet-{IMAGES_SIDE}-{split}-{digest[:16]}.safetensors"
-    if (stored := _read(path, digest)) is not None:
-        return stored
-    images = _decode(tar, split, digest)
-    store.check_cache(images.pixels.nbytes)
-    metadata = {"decoding": DECODING, "classes": " ".join(images.classes), "content": _content(images)}
-    with store.atomic_path(path) as part:
-        save_file({"pixels": images.pixels, "labels": images.labels}, part, metadata)
-    return images
+    key = store.key_of({"tiny-imagenet": digest, "split": split, "side": IMAGES_SIDE, "version": VERSION})
+    if (found := store.read("datasets", key)) is None:
+        images, wnids = _decode(tar, split)
+        classes, labels = np.unique(wnids, return_inverse=True)
+        arrays = {"images": images, "labels": labels.astype(np.int64)}
+        store.write("datasets", key, about={"file": tar.name, "classes": classes.tolist()}, arrays=arrays)
+        found = store.Stored(arrays, {}, {"classes": classes.tolist()})
+    return ImageTask("tinyimagenet", split, **found.arrays, classes=tuple(found.about["classes"]), digest=digest)
 
 
-def _content(images: Images) -> str:
-    return sha256_of(sha256_of(images.pixels.data).encode() + images.labels.tobytes())
-
-
-def _read(path: Path, digest: str) -> Images | None:
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            pixels, labels = file.get_tensor("pixels"), file.get_tensor("labels")
-        images = Images(pixels, labels, tuple(metadata["classes"].split()), digest)
-        if metadata["decoding"] == DECODING and metadata["content"] == _content(images):
-            return images
-    except (SafetensorError, KeyError, ValueError, OSError):
-        pass
-    log.warning("%s is damaged or of an earlier release; it is made again", path.name)
-    return None
-
-
-def _decode(tar: Path, split: str, digest: str) -> Images:
-    pixels, wnids = [], []
+def _decode(tar: Path, split: str) -> tuple[np.ndarray, list[str]]:
+    images, wnids, where = [], [], tar.name
+    layout = f"{split}/<wnid>/<name>.JPEG"
     try:
         with tarfile.open(tar, "r:*") as archive:
             for member in progress(archive, desc=f"decoding {tar.name}", unit="images"):
@@ -152,26 +98,21 @@ def _decode(tar: Path, split: str, digest: str) -> Images:
                     continue
                 parts = PurePosixPath(member.name).parts
                 if len(parts) != 3 or parts[0] != split:
-                    raise AssetError(f"{tar.name} holds {member.name!r}; expected {split}/<wnid>/<name>.JPEG only.")
-                pixels.append(_small(archive.extractfile(member).read(), f"{member.name} in {tar.name}"))
+                    raise AssetError(f"{tar.name} holds {member.name!r}; expected {layout} only.")
+                where = f"{member.name} in {tar.name}"
+                images.append(decode(archive.extractfile(member).read(), published=True, resize=_shrink))
                 wnids.append(parts[1])
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise AssetError(f"{tar.name} is no readable tar file ({error}); fetch it again.") from error
-    if not pixels:
-        raise AssetError(f"{tar.name} holds no images; expected {split}/<wnid>/<name>.JPEG.")
-    classes, labels = np.unique(wnids, return_inverse=True)
-    return Images(np.stack(pixels), labels.astype(np.int64), tuple(map(str, classes)), digest)
+        raise AssetError(f"{tar.name} is not a readable tar file ({error}); fetch it again.") from error
+    except Unreadable as error:
+        raise AssetError(f"{where} is not a readable image ({error}); fetch the tar file again.") from error
+    if not images:
+        raise AssetError(f"{tar.name} holds no images; expected {layout}.")
+    return np.stack(images), wnids
 
 
-def _small(data: bytes, where: str) -> np.ndarray:
-    """Decode a JPEG and bring it to [32, 32, 3]; PIL's bilinear filter is antialiased."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB").resize((IMAGES_SIDE, IMAGES_SIDE), Image.Resampling.BILINEAR))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise AssetError(f"{where} is no readable image ({error}); fetch the tar file again.") from error
+def _shrink(image: Image.Image) -> Image.Image:
+    return image.resize((IMAGES_SIDE, IMAGES_SIDE), Image.Resampling.BILINEAR)  # antialiased
 
 
 def to_batch(pixels: torch.Tensor) -> torch.Tensor:
@@ -184,10 +125,8 @@ class Epoch:
 
     Parameters
     ----------
-    n : int
-        Images.
-    samples : int
-        How many are drawn in this epoch: all images as often as it takes, each pass in an order of its own.
+    n, samples : int
+        Images, and how many are drawn: all images as often as it takes, each pass in an order of its own.
     seed, epoch : int
     device : torch.device
         Where the pixels are.
@@ -206,16 +145,15 @@ class Epoch:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return samples `start` to `stop` as images float32 [B, 3, S, S], and their places [B] in the data.
 
-        A window of `side` pixels (default: as large as the image) whose centre is up to 4 pixels from the image's;
-        beyond the edge the edge is repeated. Every other one is mirrored.
+        Each is a window of `side` pixels (default: as large as the image) whose centre is up to 4 pixels from the
+        image's; beyond the edge the edge is repeated. Every other one, at random, is mirrored.
         """
         rows = self.order[start:stop]
         last = pixels.shape[1] - 1
         side = last + 1 if side is None else side
-        first = (last + 1 - side) // 2
-        side = torch.arange(side, device=pixels.device)
+        first, places = (last + 1 - side) // 2, torch.arange(side, device=pixels.device)
         down, right = (first + shift[start:stop, None] for shift in self._shift)
-        columns = torch.where(self._mirrored[start:stop, None], len(side) - 1 - side, side)
+        columns = torch.where(self._mirrored[start:stop, None], side - 1 - places, places)
         # Indices beyond the edge are those of the edge: that is the padding.
-        down, right = (side + down).clamp(0, last), (columns + right).clamp(0, last)
+        down, right = (places + down).clamp(0, last), (columns + right).clamp(0, last)
         return to_batch(pixels[rows[:, None, None], down[:, :, None], right[:, None, :]]), rows

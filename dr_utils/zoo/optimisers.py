@@ -1,8 +1,9 @@
-"""The optimiser of the zoo: Muon for hidden weight matrices, SGD or AdamW for everything else, one cycle for both."""
+"""The optimiser of the small networks: torch's Muon for hidden weights, its SGD or AdamW for the rest, one cycle."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,11 +12,9 @@ from dr_utils.checks import unknown
 from dr_utils.models.small_networks import SmallNetwork
 from dr_utils.zoo.recipes import Recipe
 
-NEWTON_SCHULZ_STEPS = 4
-
 
 def one_cycle(step: int, total: int, warmup: float) -> float:
-    """Share of the peak learning rate: from a 25th up along a line for `warmup` of the steps, down along a cosine."""
+    """Return the share of the peak learning rate: linear from 1/25 during `warmup` of the steps, then a cosine to 0."""
     top = warmup * total
     if step < top:
         return 0.04 + 0.96 * step / top
@@ -23,19 +22,13 @@ def one_cycle(step: int, total: int, warmup: float) -> float:
 
 
 class Optimiser:
-    """Steps of a network's weights.
+    """Steps of a network's weights; the network is on its device and has channels last already.
 
-    Hidden weights are those of all convolutions and linear layers of the body but the first. Muon replaces their
-    gradient's momentum by the nearest matrix of orthonormal rows, so that all directions learn at the same pace: after
-    four epochs 30 % of the validation images were right, with SGD at two rates 23 and 25 %. A layer without bias is
-    followed by batch normalisation, to which the length of its weights means nothing but a slower pace: it is kept at
-    the square root of the number of its outputs. Others decay.
-
-    Parameters
-    ----------
-    network : SmallNetwork
-        On its device and in its memory format already.
-    recipe : Recipe
+    Hidden weights are those of all convolutions and linear layers of the body but the first. Muon replaces the momentum
+    of their gradient by the nearest matrix of orthonormal rows, so that all directions learn at the same pace: after
+    four epochs 30 % of the validation images were right, with SGD at two rates 23 and 25 %. Batch normalisation follows
+    a layer without bias. To it, longer weights mean nothing but a slower pace, so they are kept at the square root of
+    the number of outputs. Other weights decay.
 
     References
     ----------
@@ -43,78 +36,66 @@ class Optimiser:
     """
 
     def __init__(self, network: SmallNetwork, recipe: Recipe):
+        rest = {
+            "sgd": partial(torch.optim.SGD, momentum=recipe.momentum, nesterov=True),
+            "adamw": torch.optim.AdamW,
+        }
+        if recipe.optimiser not in rest:
+            raise unknown("optimiser", recipe.optimiser, rest)
         layers = [m for m in network.body.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-        self._network = network
-        self._hidden = layers[1:] if recipe.hidden_lr else []
+        self._network, hidden = network, layers[1:] if recipe.hidden_lr else []
         # Views: a step of Muon, which takes matrices only, is a step of the layer.
-        self._matrices = [nn.Parameter(_matrix(layer.weight.data)) for layer in self._hidden]
-        if any(m.data_ptr() != layer.weight.data_ptr() for m, layer in zip(self._matrices, self._hidden, strict=True)):
+        self._views = [(layer, nn.Parameter(_matrix(layer.weight.data))) for layer in hidden]
+        if any(matrix.data_ptr() != layer.weight.data_ptr() for layer, matrix in self._views):
             raise ValueError("the network's weights must have channels last; use .to(memory_format=...) beforehand.")
-        free = [m for m, layer in zip(self._matrices, self._hidden, strict=True) if layer.bias is None]
-        decayed = [m for m, layer in zip(self._matrices, self._hidden, strict=True) if layer.bias is not None]
-        self._free = free
-        taken = {id(layer.weight) for layer in self._hidden}
-        self._parts = [(recipe.lr, _rest([p for p in network.parameters() if id(p) not in taken], recipe))]
-        for matrices, decay in ((free, 0.0), (decayed, recipe.weight_decay)):
-            if matrices:
-                muon = torch.optim.Muon(
-                    matrices, lr=recipe.hidden_lr, momentum=recipe.momentum, weight_decay=decay,
-                    ns_steps=NEWTON_SCHULZ_STEPS,
-                )  # fmt: skip
-                self._parts.append((recipe.hidden_lr, muon))
-
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        self._network.zero_grad(set_to_none=True)
+        taken = {id(layer.weight) for layer in hidden}
+        others = [p for p in network.parameters() if id(p) not in taken]
+        # Biases, norms and tokens do not decay: they are scales and offsets, not weights of sums.
+        decays = [p.ndim >= 2 and len(p) > 1 for p in others]
+        self._parts = [rest[recipe.optimiser](_groups(others, decays, recipe.lr, recipe.weight_decay))]
+        if hidden:
+            matrices, decays = [matrix for _, matrix in self._views], [layer.bias is not None for layer in hidden]
+            groups = _groups(matrices, decays, recipe.hidden_lr, recipe.weight_decay)
+            self._parts.append(torch.optim.Muon(groups, momentum=recipe.momentum, ns_steps=4))
 
     def step(self, share: float) -> None:
-        """Step along the gradients, at this share of the peak learning rates."""
-        for layer, matrix in zip(self._hidden, self._matrices, strict=True):
+        """Step along the gradients, at this share of the peak learning rates, and forget them."""
+        for layer, matrix in self._views:
             matrix.grad = _matrix(layer.weight.grad)
-        for peak, part in self._parts:
+        for part in self._parts:
             for group in part.param_groups:
-                group["lr"] = share * peak
+                group["lr"] = share * group["peak"]
             part.step()
+        self._network.zero_grad()
         with torch.no_grad():
-            for matrix in self._free:
-                matrix.mul_(len(matrix) ** 0.5 / matrix.norm())
+            for layer, matrix in self._views:
+                if layer.bias is None:
+                    matrix.mul_(len(matrix) ** 0.5 / matrix.norm())
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Everything that a checkpoint must hold, by name."""
-        return {
-            f"{place}.{i}.{key}": value
-            for place, (_, part) in enumerate(self._parts)
-            for i, state in part.state_dict()["state"].items()
-            for key, value in state.items()
-            if isinstance(value, torch.Tensor)
-        }
+        """Return everything that a checkpoint must hold, by name."""
+        states = [part.state_dict()["state"] for part in self._parts]
+        return {f"{i}/{p}/{k}": t for i, state in enumerate(states) for p, row in state.items() for k, t in row.items()}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take over what `tensors` gave."""
-        for place, (_, part) in enumerate(self._parts):
-            state: dict[int, dict] = {}
-            for name, tensor in tensors.items():
-                where, i, key = name.split(".")
-                if int(where) == place:
-                    state.setdefault(int(i), {})[key] = tensor
+        states: list[dict] = [{} for _ in self._parts]
+        for name, tensor in tensors.items():
+            i, place, key = name.split("/")
+            states[int(i)].setdefault(int(place), {})[key] = tensor
+        for part, state in zip(self._parts, states, strict=True):
             part.load_state_dict({**part.state_dict(), "state": state})
 
 
 def _matrix(weight: torch.Tensor) -> torch.Tensor:
-    """[out, in, H, W] as [out, H * W * in], which is the same memory where channels are last; a matrix as it is."""
+    """Give [out, in, H, W] as [out, H * W * in], the same memory where channels are last; a matrix as it is."""
     return weight if weight.ndim == 2 else weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
 
 
-def _rest(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    # Biases, norms and tokens are not decayed: they are scales and offsets, not weights of sums.
-    decayed = [p for p in parameters if p.ndim >= 2 and p.shape[0] > 1]
-    known = {id(p) for p in decayed}
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if id(p) not in known], "weight_decay": 0.0},
+def _groups(parameters: list, decays: list[bool], lr: float, weight_decay: float) -> list[dict]:
+    """Make two groups of parameters: those with weight decay, those without."""
+    pairs, common = list(zip(parameters, decays, strict=True)), {"lr": lr, "peak": lr}
+    return [
+        {"params": [p for p, d in pairs if d == on], "weight_decay": on * weight_decay, **common}
+        for on in (True, False)
     ]
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=True)
-    if recipe.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr)
-    raise unknown("optimiser", recipe.optimiser, ("sgd", "adamw"))

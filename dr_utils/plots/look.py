@@ -10,7 +10,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -57,13 +56,13 @@ def looks(names) -> dict[str, dict]:
 
 
 def look(column: str, rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> dict:
-    """Tell the networks or tasks of these rows apart by colour, marker and dashes, the same in every figure.
+    """Tell the networks or tasks of these rows, from `titled`, apart in the same way in every figure.
 
     Parameters
     ----------
     column : {"network", "task"}
     rows : DataFrame
-        What is drawn, from `titled`. Networks of one kind have a look each; mixed kinds get other looks.
+        What is drawn. A network has one look in all figures of its kind, and may have another where kinds are mixed.
     tables : dict of DataFrame
 
     Returns
@@ -124,15 +123,13 @@ def fraction_axis(axes, label: str = "fraction of neurons kept") -> None:
         `g.axes` of a seaborn grid.
     label : str
     """
-    for ax in [axes] if isinstance(axes, Axes) else np.ravel(axes):
-        drawn = np.concatenate([np.asarray(line.get_xdata(), dtype=float) for line in ax.get_lines()] or [[]])
-        drawn = drawn[drawn > 0]
+    for ax in np.ravel(axes):
         ax.set_xlabel(label)
-        if drawn.size and drawn.max() / drawn.min() > 30:
+        if ax.dataLim.x1 > 30 * ax.dataLim.minposx:
             ax.set_xscale("log")
             ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
             ax.xaxis.set_minor_locator(NullLocator())
-        elif drawn.size and ax.get_xscale() == "linear":
+        elif ax.get_xscale() == "linear":
             ax.set_xlim(left=0)
 
 
@@ -186,7 +183,7 @@ def finish(figure, title: str = "", note: str = "") -> Figure:
 
 
 def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str = "", dpi: int = 150) -> list[Path]:
-    """Write a figure as PNG and PDF.
+    """Write a figure as PNG and PDF; the same figure gives the same bytes, and files are replaced only when complete.
 
     Parameters
     ----------
@@ -196,31 +193,26 @@ def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str =
     name : str
         File name without suffix, led by the paper's number: "fig01_prevalence".
     caption : str
-        What the figure shows: a title that ends with a full stop, then what to look at. The report shows it. A table's
-        name in backquotes, such as `probes`, becomes a link.
+        A title that ends with a full stop, then what to look at; the report shows it. A table's name in backquotes,
+        such as `probes`, becomes a link.
     dpi : int
         Resolution of the PNG.
 
     Returns
     -------
     list of Path
-        The PNG and the PDF. Files are replaced only when complete, and hold no dates: the same figure gives
-        the same bytes.
+        The PNG and the PDF.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
     words = {"Description": " ".join(caption.split())} if caption else {}
     # Jupyter and the runner put the notebook's name there, so that the report knows which notebook drew the figure.
     if "JPY_SESSION_NAME" in os.environ:
         words["Source"] = Path(os.environ["JPY_SESSION_NAME"]).name
+    # No dates and versions: they would change the bytes.
+    metadata = {"png": {"Software": None, **words}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
+    paths = [Path(folder) / f"{name}.{suffix}" for suffix in metadata]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(RC):
-        for suffix, metadata in (
-            ("png", {"Software": None, **words}),
-            ("pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
-        ):
-            path = folder / f"{name}.{suffix}"
+        for path, (suffix, about) in zip(paths, metadata.items(), strict=True):
             with atomic_path(path) as temporary:
-                figure.savefig(temporary, format=suffix, dpi=dpi, metadata=metadata)
-            paths.append(path)
+                figure.savefig(temporary, format=suffix, dpi=dpi, metadata=about)
     return paths

@@ -44,12 +44,12 @@ def panels(figure) -> dict:
 
 
 def curve(ax, tables: dict, name: str, where: str, value: str, x: str = "fraction"):
-    """Return the line of these panels that is the mean of these rows, and the mean."""
+    """Return the line of this panel that is the mean of these rows."""
     mean = tables[name].query(where).groupby(x)[value].mean()
     found = [line for line in lines(ax) if len(line.get_ydata()) == len(mean)]
     near = [line for line in found if np.allclose(line.get_ydata(), mean, atol=1e-9)]
     assert near, f"no line is the mean of {where}"
-    return near[0], mean
+    return near[0]
 
 
 def test_prevalence_has_a_row_for_the_resnet_and_for_the_pair(execute, tables):
@@ -58,16 +58,16 @@ def test_prevalence_has_a_row_for_the_resnet_and_for_the_pair(execute, tables):
     assert found.networks == ["keras resnet50", "small", "small adv"] and len(figure.axes) == 9
     accuracy, redundancy, similarity = figure.axes[:3]
     at = "model == 'keras_resnet50' and dataset == 'digits'"
-    line, _ = curve(accuracy, tables, "probes", at, "accuracy")
+    line = curve(accuracy, tables, "probes", at, "accuracy")
     np.testing.assert_allclose(line.get_xdata(), GRID)
     assert accuracy.get_xscale() == "log" and accuracy.get_ylim() == (0, 1)
     dotted = [line for line in accuracy.get_lines() if line.get_linestyle() == ":"]
     assert [line.get_ydata()[0] for line in dotted] == pytest.approx([0.72, 0.72], abs=0.01)
     at = f"{at} and rule == 'first'"
-    line, dr = curve(redundancy, tables, "redundancy", f"{at} and task == 'probe'", "dr", "delta")
+    line = curve(redundancy, tables, "redundancy", f"{at} and task == 'probe'", "dr", "delta")
     np.testing.assert_allclose(line.get_xdata(), DELTAS)
     cka = "model == 'keras_resnet50' and dataset == 'digits' and comparison == 'part_whole'"
-    line, _ = curve(similarity, tables, "cka", cka, "cka")
+    line = curve(similarity, tables, "cka", cka, "cka")
     assert line.get_ydata()[-1] == 1
     assert legend(figure) == ["cifar10", "digits", "paper: ResNet50 (timm), cifar10"]
     note = " ".join(figure.get_supxlabel().split())
@@ -116,7 +116,7 @@ def test_architectures_by_fraction_and_by_number_of_neurons(execute, tables):
     found = execute("03_architectures")
     at = "model == 'keras_resnet50' and dataset == 'digits'"
     by_fraction, by_number = (
-        curve(panels(found.figures[name])["digits"], tables, "probes", at, "accuracy")[0]
+        curve(panels(found.figures[name])["digits"], tables, "probes", at, "accuracy")
         for name in ("fig03_architectures_imagenet", "fig13_architectures_by_neurons_imagenet")
     )
     assert by_fraction.get_xdata()[-1] == 1 and by_number.get_xdata()[-1] == 2048

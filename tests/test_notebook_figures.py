@@ -50,14 +50,15 @@ def tables():
 
 def run(name: str, tables: dict) -> SimpleNamespace:
     """Run a notebook's cells on these tables, but for those by hand and the claims; return its names and figures."""
-    figures, captions, names = {}, {}, {}
+    figures, captions, names, fractions = {}, {}, {}, set(tables["probes"].fraction)
 
     def save_figure(figure, folder, name, *, caption=""):
         figures[name], captions[name] = figure, " ".join(caption.split())
 
     study = SimpleNamespace(
-        profile=PROFILE, note="mini profile: our networks", figures_folder=Path("figures"), run=lambda: tables,
-        nearest_fraction=lambda wanted: min(FRACTIONS, key=lambda fraction: abs(fraction - wanted)),
+        profile=PROFILE, note="mini profile: our networks", notes=[], figures_folder=Path("figures"),
+        run=lambda: tables,
+        nearest_fraction=lambda wanted: min(fractions, key=lambda fraction: abs(fraction - wanted)),
         nearest_delta=lambda wanted: min(PROFILE.deltas, key=lambda delta: abs(delta - wanted)),
     )  # fmt: skip
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells

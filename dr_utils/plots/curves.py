@@ -48,15 +48,9 @@ def published(quantity: str, rows: pd.DataFrame, tables: dict[str, pd.DataFrame]
 
 
 def draw_published(axes, rows: pd.DataFrame, *, x: str, y: str, hue: str, palette, markers, **facets) -> None:
-    """Draw printed curves grey and dashed, with our marker, hollow and in our colour.
+    """Draw rows of `published` on a FacetGrid or an Axes: grey and dashed, with our marker, hollow and in our colour.
 
-    Parameters
-    ----------
-    axes : FacetGrid or Axes
-    rows : DataFrame
-        From `published`.
-    x, y, hue, palette, markers, row, col
-        As in the call of `sns.relplot` or `sns.lineplot` that drew ours; style and dashes may come along.
+    All else is as in the call of `sns.relplot` or `sns.lineplot` that drew ours, with row and col where it had these.
     """
     for ax, part in _panels(axes, rows, facets):
         for name, curve in part.groupby(hue, sort=False):
@@ -66,17 +60,9 @@ def draw_published(axes, rows: pd.DataFrame, *, x: str, y: str, hue: str, palett
 
 
 def draw_intervals(axes, rows: pd.DataFrame, *, x: str, hue: str, palette, beside: float = 0.003, **facets) -> None:
-    """Draw the columns low and high as bars, those of different curves side by side.
+    """Draw the columns low and high as bars on a FacetGrid or an Axes; rows without an interval are left out.
 
-    Parameters
-    ----------
-    axes : FacetGrid or Axes
-    rows : DataFrame
-        With columns low and high; rows without an interval are left out.
-    x, hue, palette, row, col
-        As in the call that drew the curves; style, markers and dashes may come along.
-    beside : float
-        Shift from one curve's bars to the next one's, in units of x.
+    The bars of different curves stand `beside` each other, in units of x. All else as in `draw_published`.
     """
     place = {name: i for i, name in enumerate(rows[hue].unique())}
     for ax, part in _panels(axes, rows.dropna(subset=["low", "high"]), facets):
@@ -86,10 +72,9 @@ def draw_intervals(axes, rows: pd.DataFrame, *, x: str, hue: str, palette, besid
 
 
 def with_spread(rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Let `errorbar="sd"` show standard deviations that were published beside a mean of the paper.
+    """Let `errorbar="sd"` show the standard deviations that the paper gives with its means.
 
-    Only the profile "reference" has them, as table "spread". Such a mean becomes two rows with this mean and this
-    standard deviation; all other rows stay as they are.
+    Only the profile "reference" has them, as table "spread": such a mean becomes two rows with this mean and deviation.
     """
     if "spread" not in tables:
         return rows
@@ -99,14 +84,9 @@ def with_spread(rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> pd.DataF
 
 
 def by_kind(rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Split rows by kind of network: accuracies of kinds cannot be compared, and ten lines are all that a panel bears.
+    """Yield each kind of network, its title and its rows; accuracies of different kinds cannot be compared.
 
     Of networks that differ in upstream data only, the one with more is kept.
-
-    Yields
-    ------
-    (str, str, DataFrame)
-        The kind as in networks.csv, its title for a figure, and its rows.
     """
     titles = {"imagenet": "Networks trained on ImageNet", "small": "Small networks, 32 x 32 pixels"}
     less = {less for _, less in upstream_pairs(View(tables))}

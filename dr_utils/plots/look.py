@@ -34,12 +34,7 @@ def theme() -> None:
 
 
 def looks(names) -> dict[str, dict]:
-    """Give each name a look of its own, in the order given.
-
-    Returns
-    -------
-    dict
-        palette, markers and dashes by name, as seaborn takes them.
+    """Give each name a look of its own, in the order given: palette, markers and dashes, as seaborn takes them.
 
     Examples
     --------
@@ -115,14 +110,7 @@ def titled(rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def fraction_axis(axes, label: str = "fraction of neurons kept") -> None:
-    """Name the horizontal axes; make those logarithmic whose data span more than a decade and a half.
-
-    Parameters
-    ----------
-    axes : Axes, or an array or list of them
-        `g.axes` of a seaborn grid.
-    label : str
-    """
+    """Name the x axes, such as `g.axes`; make those logarithmic whose data span more than a decade and a half."""
     for ax in np.ravel(axes):
         ax.set_xlabel(label)
         if ax.dataLim.x1 > 30 * ax.dataLim.minposx:

@@ -19,7 +19,7 @@ def test_features_are_the_layers_output(layer, pool):
     network = load_model("small_resnet")
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     seen = []
-    network.module.body.get_submodule(layer).register_forward_hook(lambda _, given, output: seen.append(output))
+    network.module.body.module.get_submodule(layer).register_forward_hook(lambda _, given, output: seen.append(output))
     with torch.inference_mode():
         network(images)
         found = load_model(f"small_resnet@{layer}{pool}")

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dr_utils.models import load_model
+from dr_utils.models.backbone import Tapped, layout_of
 from dr_utils.models.files import read_weights
-from dr_utils.models.layers import layout_of, tap
 from dr_utils.models.own import layer_names, open_model, recommended_side
 from dr_utils.store import AssetError
 
@@ -396,11 +396,16 @@ def test_nodes_of_the_graph_are_layers_too():
 
     torch.manual_seed(0)
     whole = get_model("resnet18").eval()
-    network = open_model(whole, layer="layer1.0.add")
+    flat, mean = (open_model(whole, layer="layer1.0.add", pool=pool, side=64) for pool in ("flat", "mean"))
     # The sum goes through the block's ReLU, whose output the next block is given.
-    torch.testing.assert_close(torch.relu(network.module.body._run((images() - MEAN) / STD)),
-                               input_of(whole, "layer1.1"))  # fmt: skip
-    torch.testing.assert_close(features(network), network.module.body._run((images() - MEAN) / STD).mean((2, 3)))
+    torch.testing.assert_close(torch.relu(features(flat)), input_of(whole, "layer1.1").flatten(1))
+    torch.testing.assert_close(features(mean), features(flat).view(3, 64, -1).mean(2))
+
+
+def test_a_layer_before_one_that_works_in_place():
+    module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(inplace=True))
+    expected = module[0]((images() - MEAN) / STD)
+    torch.testing.assert_close(features(open_model(module, layer="0", pool="flat", side=64)), expected.flatten(1))
 
 
 def test_a_layer_called_twice_gives_what_came_last():
@@ -412,7 +417,7 @@ def test_a_layer_called_twice_gives_what_came_last():
 
 def test_unknown_layer():
     with pytest.raises(
-        ValueError, match="unknown layer 'stem.7'; known, nearest first: stem.0, stem.1, stem.2, "
+        ValueError, match="unknown layer of Tiny 'stem.7'; known, nearest first: stem.0, stem.1, stem.2, "
     ) as error:
         open_model(Tiny(), layer="stem.7")
     assert "layer_names(model) gives all" in str(error.value) and "\n" not in str(error.value)
@@ -421,7 +426,7 @@ def test_unknown_layer():
     with pytest.raises(ValueError, match="unknown layer of resnet10t 'layer5'.* nearest first: layer1,") as error:
         open_model("resnet10t", layer="layer5", pretrained=False)
     assert str(error.value).count(", ") <= 11 and f"the nearest of {len(names)};" in str(error.value)
-    with pytest.raises(ValueError, match="unknown layer ''"):
+    with pytest.raises(ValueError, match="unknown layer of Tiny ''"):
         open_model(Tiny(), layer="")
 
 
@@ -443,7 +448,7 @@ def test_every_named_layer_can_be_tapped_or_says_why():
     tapped = 0
     for name in layer_names(module):
         try:
-            tapped += tap(module, name).probe(160).ndim == 2
+            tapped += Tapped(module, name).probe(160).ndim == 2
         except ValueError as error:
             assert str(error).endswith("ask for another layer.") or "not one tensor" in str(error)
     assert tapped > 50

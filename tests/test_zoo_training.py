@@ -297,8 +297,7 @@ def test_card_and_weights_round_trip(stored):
             assert torch.equal(network.state_dict()[key], tensor.half().float())
     x = torch.rand(2, 3, 32, 32)
     assert network.features(x).shape == (2, 16) and not network.training
-    listed = card.network_card()
-    assert (listed.width, listed.kind, listed.upstream) == (16, "small", "tinyimagenet3")
+    assert (card.width, card.kind, card.upstream) == (16, "small", "tinyimagenet3")
     table = report(folder, ["tiny", "other"]).splitlines()
     assert table[1].startswith("tiny ") and f"{card.clean_accuracy:.3f}" in table[1]
     assert table[2].split() == ["other", "not", "trained"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 from dr_utils import store
 from dr_utils.checks import unknown
@@ -11,6 +12,9 @@ from dr_utils.models.cards import ARCHIVES, PAPER, PublishedCard
 from dr_utils.models.listing import file_hash
 from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD, VERSION, Network, NetworkCard
 from dr_utils.models.small import shipped
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["PAPER", "Network", "NetworkCard", "available", "check_network", "load_model", "split_layer"]
 
@@ -27,7 +31,7 @@ def available() -> dict[str, NetworkCard]:
     >>> available()["small_resnet"].width
     512
     """
-    return ARCHIVES | {name: card.network_card() for name, card in shipped().items()}
+    return ARCHIVES | shipped()
 
 
 def check_network(name: str) -> str:
@@ -108,12 +112,12 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
     if layer:
         card = _layer_card(card, name)
     return Network(
-        card, **preprocessing, load=partial(load, layer, pool), hash_weights=hash_weights,
+        card, **preprocessing, load=partial(load, layer or None, pool), hash_weights=hash_weights,
         structure=f"{base}, {layer}, {pool}" if layer else base,
     )  # fmt: skip
 
 
-def _load(base: str, pretrained: bool, layer: str, pool: str) -> tuple:
+def _load(base: str, pretrained: bool, layer: str | None, pool: str) -> nn.Module:
     from dr_utils.models.loading import open_named
 
     return open_named(base, pretrained=pretrained).read(layer, pool)
@@ -156,7 +160,6 @@ def _layer_width(name: str) -> int:
     from dr_utils.models.loading import open_named
 
     opened = open_named(base, pretrained=False)
-    body, *_ = opened.read(layer, pool)
-    width = body.eval().probe(opened.side).shape[1]
+    width = opened.read(layer, pool).probe(opened.side).shape[1]
     store.write("weights", key, about={"width": width})
     return width

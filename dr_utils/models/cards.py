@@ -29,10 +29,10 @@ class PublishedCard(NetworkCard):
         Of the archive: package and release in a registry, and its hash.
     weight_hash : str
         Of the converted weights that the archive must give.
-    hub, revision : str
-        Repository of the model hub that the file is fetched from; empty where you fetch it yourself.
-    address : str
-        Where you fetch it; empty for those on the hub.
+    hub, hub_file, revision : str
+        Repository of the model hub that the file is fetched from, and its name there; empty where you fetch it.
+    address, steps : str, tuple of str
+        Where you fetch it (empty for those on the hub), and what you do for that.
     megabytes : float or None
         Size of the file as its publisher shows it; None where none was seen.
     mean, std : three floats
@@ -52,8 +52,10 @@ class PublishedCard(NetworkCard):
     sha256: str = ""
     weight_hash: str = ""
     hub: str = ""
+    hub_file: str = ""
     revision: str = ""
     address: str = ""
+    steps: tuple[str, ...] = ()
     megabytes: float | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -77,11 +79,6 @@ class PublishedCard(NetworkCard):
             return (self.file,)
         return tuple(self.architecture + suffix for suffix in (".safetensors", ".pth", ".bin"))
 
-    @property
-    def hub_file(self) -> str:
-        """Name of the file in the hub repository."""
-        return "model.safetensors" if self.layout == "timm" else self.file
-
     def preprocessing(self, normalisation: str = "own") -> dict:
         """Return what `Network` takes: mean, std, channel_order and value_range."""
         published = normalisation == "published"
@@ -95,16 +92,22 @@ class PublishedCard(NetworkCard):
 
 def _cards(group: str) -> dict[str, PublishedCard]:
     facts = yaml.safe_load((Path(__file__).parent / "networks.yaml").read_text())
-    usual = {"upstream": "imagenet1k", "kind": "imagenet", "top1": None}
+    usual = {"upstream": "imagenet1k", "kind": "imagenet", "top1": None, "hub_file": "{file}"}
     found = {}
     for name, own in facts[group].items():
         row = usual | {"training": "adversarial" if "robust_of" in own else "standard"}
         row |= facts["layouts"][own["layout"]] | own
         for _ in range(2):  # an address names the file, which names the architecture
-            row = {key: value.format(**row) if isinstance(value, str) else value for key, value in row.items()}
-        row = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+            row = {key: _filled(value, row) for key, value in row.items()}
         found[name] = PublishedCard(name=name, **row)
     return found
+
+
+def _filled(value, row: dict):
+    """Fill {key} in with the network's own value of it."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_filled(part, row) for part in value)
+    return value.format(**row) if isinstance(value, str) else value
 
 
 ARCHIVES, PAPER = _cards("archives"), _cards("paper")

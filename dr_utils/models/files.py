@@ -177,36 +177,11 @@ def program_kind(path: Path) -> str:
 
 
 def read_layers_model(members: Mapping[str, bytes], folder: str) -> dict[str, torch.Tensor]:
-    """Read the weights of a TensorFlow.js layers model by name.
-
-    Parameters
-    ----------
-    members : mapping of str to bytes
-        Files of the archive.
-    folder : str
-        Where in it model.json lies.
-
-    Raises
-    ------
-    AssetError
-        The weights do not have the length that the manifest says, or another type than float32.
-    """
+    """Read the weights of a TensorFlow.js layers model by name; `folder` is where in the archive model.json lies."""
     weights = {}
     for group in json.loads(members[folder + "model.json"])["weightsManifest"]:
-        data = b"".join(members[folder + path] for path in group["paths"])
-        start = 0
-        for entry in group["weights"]:
-            if entry["dtype"] != "float32" or "quantization" in entry:
-                raise AssetError(f"{folder}: {entry['name']} is not plain float32 but {entry['dtype']}.")
-            size = int(np.prod(entry["shape"]))
-            # A short buffer raises here rather than giving a tensor of another shape.
-            if start + 4 * size > len(data):
-                raise AssetError(
-                    f"{folder}: the shards end before {entry['name']}; delete the archive to fetch it again."
-                )
-            values = np.frombuffer(data, dtype="<f4", count=size, offset=start).astype(np.float32)
-            weights[entry["name"]] = torch.from_numpy(values).reshape(entry["shape"])
-            start += 4 * size
-        if start != len(data):
-            raise AssetError(f"{folder}: {len(data) - start} bytes of the shards belong to no weight.")
+        values = np.frombuffer(b"".join(members[folder + path] for path in group["paths"]), "<f4").astype(np.float32)
+        shapes = {entry["name"]: entry["shape"] for entry in group["weights"]}
+        parts = torch.from_numpy(values).split([int(np.prod(shape)) for shape in shapes.values()])
+        weights |= {name: part.reshape(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
     return weights

@@ -84,17 +84,7 @@ def without_prefixes(state: Mapping[str, torch.Tensor]) -> State:
 def read_layout(card: PublishedCard, state: State, module: nn.Module) -> tuple[State, list[str]]:
     """Bring the tensors of a published file into the names and axes of a module.
 
-    Returns
-    -------
-    state : dict of str to tensor
-        For `fit`.
-    left_out : list of str
-        What of the file is not used.
-
-    Raises
-    ------
-    AssetError
-        The file does not have the layout, or contradicts the card.
+    Returns them for `fit`, and what of the file is not used; AssetError if the file contradicts itself or the card.
     """
     return _LAYOUTS[card.layout](card, state, module)
 
@@ -119,10 +109,7 @@ def _plain(card: PublishedCard, state: State, module: nn.Module) -> tuple[State,
 
 def _lite(card: PublishedCard, state: State, module: nn.Module) -> tuple[State, list[str]]:
     # The files name their tensors otherwise than timm, and have them in the same order.
-    own = module.state_dict()
-    if len(state) != len(own):
-        raise AssetError(f"{card.member} does not fit {card.architecture}: {len(state)} tensors against {len(own)}.")
-    return dict(zip(own, state.values(), strict=True)), []
+    return dict(zip(module.state_dict(), state.values(), strict=True)), []
 
 
 # ---------------------------------------------------------------- Keras
@@ -154,60 +141,50 @@ def _keras(card: PublishedCard, weights: State, module: nn.Module) -> tuple[Stat
 
 # ---------------------------------------------------------------- robust models
 
-# The robustness library saves a network wrapped with an attacker (github.com/MadryLab/robustness, `AttackerModel`)
-# under DataParallel: the network, the same tensors once more, and its normalisation twice. Architectures that the
-# library does not have itself, VGG16 among them, are wrapped again (`DummyModel`): module.model.model.*. The longest
-# prefix first: each key belongs to the first part whose prefix it has.
-_ROBUST = ("module.attacker.model.", "module.attacker.normalize.", "module.normalizer.", "module.model.")
+
+# The longest first: each key belongs to the first part whose prefix it has.
+_ROBUST = ("attacker.model.", "attacker.normalize.", "normalizer.", "model.", "")
 
 
 def _robust(card: PublishedCard, state: State, module: nn.Module) -> tuple[State, list[str]]:
-    parts: dict[str, State] = {prefix: {} for prefix in (*_ROBUST, "")}
+    """The names of the robustness library (github.com/MadryLab/robustness), which saves a network with its attacker.
+
+    Under DataParallel there are the network, the same tensors once more, and its normalisation twice. Architectures
+    that the library does not have itself, VGG16 among them, are wrapped again: module.model.model.*.
+    """
+    parts: dict[str, State] = {prefix: {} for prefix in _ROBUST}
     for key, tensor in state.items():
+        key = key.removeprefix("module.")
         prefix = next(prefix for prefix in parts if key.startswith(prefix))
         parts[prefix][key.removeprefix(prefix)] = tensor
     copy, copied_normaliser, normaliser, model, unknown = parts.values()
-    advice = f"get the published file of {card.name}"
-    if unknown or not model:
-        first = ", ".join(list(unknown or state)[:3])
-        raise AssetError(
-            f"{card.file} does not have the layout of the robust models: {len(unknown)} of {len(state)} keys are under "
-            f"none of {', '.join(_ROBUST)}, {len(model)} under the last (first: {first}); {advice}."
-        )
-    left_out = []
-    _check_normaliser(card, normaliser, "module.normalizer", advice)
+    expected = {f"new_{what}": torch.tensor(getattr(card, what)).view(3, 1, 1) for what in ("mean", "std")}
+    numbers = f"mean {card.mean} and std {card.std}"
+    wrong = [f"{key} has no place in the layout of the robust models" for key in unknown or ([] if model else state)]
+    wrong += [f"module.normalizer.{key} is not of {numbers}" for key in _differing(normaliser, expected)]
     if copied_normaliser:
-        _check_normaliser(card, copied_normaliser, "module.attacker.normalize", advice)
-        left_out.append("module.attacker.normalize.* (the same)")
+        differing = _differing(copied_normaliser, expected)
+        wrong += [f"module.attacker.normalize.{key} is not of {numbers}" for key in differing]
     if copy:
-        differing = [k for k in model.keys() | copy.keys() if not _same(model.get(k), copy.get(k))]
-        if differing:
-            raise AssetError(
-                f"{card.file} holds two different networks: {len(differing)} of {len(model)} keys of "
-                f"module.attacker.model differ from module.model (first: {min(differing)}); {advice}."
-            )
-        left_out.append(f"{len(copy)} keys module.attacker.model.* (equal to the model's)")
+        wrong += [f"module.attacker.model.{key} is not that of module.model" for key in _differing(copy, model)]
+    if wrong:
+        raise AssetError(
+            f"{card.file} contradicts itself or its card: {len(wrong)} of {len(state)} keys are not as they should be "
+            f"(first: {wrong[0]}); get the published file of {card.name}."
+        )
+    left_out = ["module.attacker.normalize.* (the same)"] if copied_normaliser else []
+    left_out += [f"{len(copy)} keys module.attacker.model.* (equal to the model's)"] if copy else []
     return without_prefixes(model), left_out
 
 
-def _check_normaliser(card: PublishedCard, buffers: State, where: str, advice: str) -> None:
-    """Compare mean and std, three values each in tensors [3, 1, 1], with the card's."""
-    found = {key.removeprefix("new_"): tensor.flatten().tolist() for key, tensor in buffers.items()}
-    if set(found) != {"mean", "std"}:
-        raise AssetError(
-            f"{card.file}: {where} holds {', '.join(buffers) or 'nothing'}; expected new_mean and new_std: {advice}."
-        )
-    for what, values in found.items():
-        expected = getattr(card, what)
-        if len(values) != 3 or max(abs(a - b) for a, b in zip(values, expected, strict=True)) > 1e-6:
-            raise AssetError(
-                f"{card.file}: {where} has {what} {', '.join(f'{v:.4g}' for v in values)}, expected "
-                f"{', '.join(f'{v:.4g}' for v in expected)}; {advice}."
-            )
+def _differing(found: State, expected: State) -> list[str]:
+    """Names that only one of the two has, or whose tensors are not equal."""
+    both = found.keys() & expected.keys()
+    return sorted(found.keys() ^ expected.keys()) + sorted(key for key in both if not _same(found[key], expected[key]))
 
 
-def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
-    return a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b)
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=0, atol=1e-6)
 
 
 # ---------------------------------------------------------------- AugReg
@@ -248,8 +225,7 @@ def _augreg(card: PublishedCard, arrays: State, module: nn.Module) -> tuple[Stat
 def _matryoshka(card: PublishedCard, state: State, module: nn.Module) -> tuple[State, list[str]]:
     state, own = without_prefixes(state), module.state_dict()
     for key, tensor in state.items():
-        fits = key.endswith("blur_filter") and key in own and tensor.shape == own[key].shape
-        if fits and not torch.allclose(tensor.float(), own[key], rtol=0, atol=1e-4):
+        if key.endswith("blur_filter") and key in own and not _same(tensor, own[key]):
             raise AssetError(
                 f"{card.file}: {key} is not the binomial blur that the release uses; get the published file."
             )

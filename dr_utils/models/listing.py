@@ -12,7 +12,6 @@ from dr_utils.models.cards import PAPER, PublishedCard
 from dr_utils.store import AssetError, sha256_of
 
 FOLDER = "weights"
-COLUMNS = ("name", "neurons", "training", "upstream", "top-1", "weights (file)", "state")
 
 
 def local_file(card: PublishedCard) -> Path | None:
@@ -62,7 +61,7 @@ def weights_file(card: PublishedCard) -> Path:
     looked = f"not in {folder / FOLDER}" if folder else "no data folder is set"
     raise AssetError(
         f"the weights of {card.name} ({card.file}) are not here: {looked}{why}. To get them: "
-        f"{'; '.join(steps(card))}; then name DIR: --data DIR, or DR_DATA=DIR."
+        f"{'; '.join(card.steps)}; then name DIR: --data DIR, or DR_DATA=DIR."
     )
 
 
@@ -104,63 +103,39 @@ def state(card: PublishedCard) -> str:
     if local_file(card):
         return "present"
     if not card.hub:
-        return "manual download" if card.layout == "matryoshka" else "missing"
+        return "manual download"
     size = "" if card.megabytes is None else f" ({card.megabytes:g} MB)"
     return "present (hub cache)" if _at_hand(card) else f"fetched from the hub at first use{size}"
 
 
-def steps(card: PublishedCard) -> list[str]:
-    """Return what you do to get the weights, a sentence each; DIR is your data folder."""
-    place = f"DIR/{FOLDER}/{card.file}"
-    if card.layout == "augreg":
-        return [f"run: curl --fail --location --create-dirs --output '{place}' '{card.address}'"]
-    if card.layout == "matryoshka":
-        return [
-            f"open {card.address} in a browser (the folder that the README of github.com/RAIVNLab/MRL names)",
-            f"find {card.file} in it and download it",
-            f"move it to {place}",
-        ]
-    revision = f" --revision {card.revision}" if card.revision else ""
-    run = (
-        f"where the hub can be reached, run: hf download {card.hub} {card.hub_file}{revision} --local-dir DIR/{FOLDER}"
-    )
-    return [run] if card.hub_file == card.file else [run, f"rename DIR/{FOLDER}/{card.hub_file} to {card.file}"]
-
-
 def table() -> str:
-    """Return the aligned table of the paper's networks, what is here, and exact steps for what you have to fetch.
+    """Return the table of the paper's networks, what is here, and exact steps for what you have to fetch.
 
     Raises
     ------
     AssetError
         The data folder was named and is not a folder.
     """
-    rows = {
-        name: (name, f"{card.width}", card.training, card.upstream, f"{card.top1:.1%}" if card.top1 else "-", card.file,
-               state(card))
+    states = {name: state(card) for name, card in PAPER.items()}
+    rows = [
+        f"{name:20}{card.width:7}  {card.training:13}{card.upstream:13}{f'{card.top1:.1%}' if card.top1 else '-':>6}  "
+        f"{card.file:64}{states[name]}"
         for name, card in PAPER.items()
-    }  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows.values(), strict=True)]
-
-    def line(cells) -> str:
-        aligned = (f"{cell:{'>' if i in (1, 4) else '<'}{widths[i]}}" for i, cell in enumerate(cells))
-        return "  ".join(aligned).rstrip()
-
-    extras = [name for name, card in PAPER.items() if card.extra]
-    lines = [f"The paper's {len(rows) - len(extras)} networks", "", line(COLUMNS)]
-    lines += [line(row) for name, row in rows.items() if name not in extras]
-    lines += ["", "Extras of the published code", "", *(line(rows[name]) for name in extras)]
-    here = sum(row[-1].startswith("present") for row in rows.values())
-    lines += ["", f"{here} of {len(rows)} have their weights here; those on the hub are fetched when first used."]
-    for layout, title in (("augreg", "AugReg"), ("matryoshka", "Matryoshka release")):
-        wanted = [card for name, card in PAPER.items() if card.layout == layout and rows[name][-1] != "present"]
-        if not wanted:
-            continue
-        todo = [step for card in wanted for step in steps(card)]
-        if layout == "matryoshka":
-            files = ", ".join(card.file for card in wanted)
-            todo = [steps(wanted[0])[0], f"download from it: {files}", f"move them to DIR/{FOLDER}/ under these names"]
-        todo.append("see that they are there: python -m dr_utils models --data DIR")
-        lines += ["", f"{title}: what to fetch by hand, with DIR a folder of yours"]
-        lines += [f"  {i}. {step}" for i, step in enumerate(todo, start=1)]
+    ]
+    n_own = sum(not card.extra for card in PAPER.values())
+    here = sum(words.startswith("present") for words in states.values())
+    lines = [
+        f"The paper's {n_own} networks, and {len(rows) - n_own} extras of the published code", "",
+        f"{'name':20}neurons  {'training':13}{'upstream':13} top-1  {'weights (file)':64}state", *rows[:n_own], "",
+        *rows[n_own:], "",
+        f"{here} of {len(rows)} have their weights here; those on the hub are fetched when first used.",
+    ]  # fmt: skip
+    wanted = [card for name, card in PAPER.items() if states[name] == "manual download"]
+    # Some have an address of their own, others share a folder.
+    files = {card.address: ", ".join(c.file for c in wanted if c.address == card.address) for card in wanted}
+    steps = [step.replace(card.file, files[card.address]) for card in wanted for step in card.steps]
+    if wanted:
+        steps.append("see that they are there: python -m dr_utils models --data DIR")
+        lines += ["", "What to fetch by hand, with DIR a folder of yours:"]
+        lines += [f"  {i}. {step}" for i, step in enumerate(dict.fromkeys(steps), start=1)]
     return "\n".join(lines)

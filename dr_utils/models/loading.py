@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from dr_utils import fetch, store
-from dr_utils.checks import nearest_first
+from dr_utils.checks import nearest_first, short
 from dr_utils.fetch import hub_within_reach
 from dr_utils.models import architectures, small_networks
-from dr_utils.models.backbone import weight_hash
+from dr_utils.models.backbone import Tapped, weight_hash
 from dr_utils.models.cards import ARCHIVES, PAPER, PublishedCard
 from dr_utils.models.files import read_layers_model, read_weights
-from dr_utils.models.layers import tap
 from dr_utils.models.layouts import RELEASES, fit, read_layout
 from dr_utils.models.listing import weights_file
 from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD, NetworkCard
@@ -36,13 +35,12 @@ class Opened:
 
     Attributes
     ----------
-    name : str
+    name, source : str
+        For the card.
     module : nn.Module
         From normalised images to class scores, or without a head.
     head : str or None
         Name of its last linear layer.
-    source : str
-        For the card.
     structure : str
         What its weights do not tell: the architecture, or the program. Empty where only a forward pass tells.
     preprocessing : dict
@@ -50,7 +48,6 @@ class Opened:
     side : int
         Pixels of the images that try it out.
     card : NetworkCard, optional
-        Where there is one.
     left_out : list of str
         What of the weight file was not used.
     """
@@ -65,21 +62,11 @@ class Opened:
     card: NetworkCard | None = None
     left_out: list[str] = field(default_factory=list)
 
-    def read(self, layer: str = "", pool: str = "mean") -> tuple[nn.Module, nn.Module | None, list[str]]:
-        """Return body, head and `left_out`: the body ends at the layer, or if none is named, where the head begins.
-
-        Raises
-        ------
-        ValueError
-            There is no such layer; the message offers the nearest names.
-        """
-        if layer:
-            return tap(self.module, layer, pool, kind=f"layer of {self.name}"), None, self.left_out
-        if self.head is None:
-            return self.module, None, self.left_out
-        head = self.module.get_submodule(self.head)
-        self.module.set_submodule(self.head, nn.Identity())
-        return self.module, head, self.left_out
+    def read(self, layer: str | None = None, pool: str = "mean") -> Tapped:
+        """Read it at a layer, by default where the head begins; ValueError if there is no such layer."""
+        at_head = layer is None and self.head is not None
+        return Tapped(self.module.eval(), self.head if at_head else layer, head=at_head, pool=pool,
+                      kind=f"layer of {self.name}", left_out=self.left_out)  # fmt: skip
 
 
 def open_named(name: str, *, pretrained: bool = True) -> Opened:
@@ -90,19 +77,18 @@ def open_named(name: str, *, pretrained: bool = True) -> Opened:
     AssetError
         The weights cannot be had, or are not those published.
     """
-    if name in shipped():
-        card = shipped()[name].network_card()
-        recipe = SimpleNamespace(**shipped()[name].recipe)
+    if card := shipped().get(name):
+        recipe = SimpleNamespace(**card.recipe)
         network = small_networks.load_weights(name)[0] if pretrained else small_networks.build(recipe)
         network.body.head = network.heads[-1]
-        return Opened(name, network.body.eval(), "head", card.source, name, side=card.side, card=card)
+        return Opened(name, network.body, "head", card.source, name, side=card.side, card=card)
     card = ARCHIVES.get(name) or PAPER.get(name)
     if card is None:
         return open_timm(name, pretrained=pretrained)
     module, head = architectures.build(card)
     left_out = _load_published(module, card) if pretrained else []
     side = card.side or DEFAULT_SIDE
-    return Opened(name, module.eval(), head, card.source, name, card.preprocessing(), side, card, left_out)
+    return Opened(name, module, head, card.source, name, card.preprocessing(), side, card, left_out)
 
 
 def _load_published(module: nn.Module, card: PublishedCard) -> list[str]:
@@ -119,7 +105,7 @@ def _load_published(module: nn.Module, card: PublishedCard) -> list[str]:
 
 
 def _converted(module: nn.Module, card: PublishedCard) -> dict[str, torch.Tensor]:
-    """Return the converted weights of an archive: stored ones, else converted, checked and stored."""
+    """The converted weights of an archive: stored ones, else converted, checked and stored."""
     key = store.key_of({"weights of": card.name, "sha256": card.weight_hash})
     if stored := store.read("weights", key):
         return {name: torch.tensor(array) for name, array in stored.arrays.items()}
@@ -145,26 +131,15 @@ def is_timm_model(name: str) -> bool:
     """Whether timm knows this architecture, and this pretrained tag if the name has one."""
     import timm
 
-    architecture, _, tag = name.partition(".")
-    return timm.is_model(architecture) and (not tag or name in timm.list_models(f"{architecture}.*", pretrained=True))
+    return timm.is_model(name) and ("." not in name or name in timm.list_pretrained())
 
 
 def similar_timm_models(name: str, n: int = 3) -> list[str]:
     """Return up to `n` names of timm models that look like the given one."""
     import timm
 
-    known = timm.list_models()
-    if timm.is_model(name.partition(".")[0]):  # the architecture exists: it is the tag that does not
-        known = timm.list_models(name.partition(".")[0] + ".*", pretrained=True)
+    known = timm.list_pretrained() if timm.is_model(name) else timm.list_models()
     return difflib.get_close_matches(name, known, n, cutoff=0.5)
-
-
-def timm_side(name: str) -> int:
-    """Pixels: the side of images that a network of timm was made for."""
-    import timm
-
-    cfg = timm.get_pretrained_cfg(name)
-    return int(cfg.input_size[-1]) if cfg else DEFAULT_SIDE
 
 
 def open_timm(name: str, *, pretrained: bool = True) -> Opened:
@@ -189,11 +164,21 @@ def open_timm(name: str, *, pretrained: bool = True) -> Opened:
                     f"the weights of timm model {name!r} cannot be fetched: the model hub cannot be reached from here; "
                     f"available offline, nearest first: {offline}."
                 ) from error
-            raise ValueError(f"timm model {name!r} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
-    return of_timm(name, module, _timm_card(name, module, pretrained))
+            raise ValueError(f"timm model {name!r} cannot be loaded: {short(error)}") from error
+    cfg, head = module.pretrained_cfg, module.get_classifier()
+    linear = isinstance(head, nn.Linear)
+    width = head.in_features if linear else getattr(module, "head_hidden_size", module.num_features)
+    where = cfg.get("hf_hub_id") or cfg.get("url") or "no published weights"
+    card = NetworkCard(
+        name=name, title=name, width=int(width), family=name.partition(".")[0].partition("_")[0], training="standard",
+        upstream=_upstream(cfg) if pretrained else "none", kind="imagenet",
+        source=f"timm, {where}" if pretrained else "timm, random weights", licence=cfg.get("license") or "unstated",
+        top1=None,
+    )  # fmt: skip
+    return of_timm(name, module, card.source, card)
 
 
-def of_timm(name: str, module: nn.Module, card: NetworkCard | None, source: str = "") -> Opened:
+def of_timm(name: str, module: nn.Module, source: str, card: NetworkCard | None = None) -> Opened:
     """Describe a module of timm."""
     import timm
 
@@ -203,29 +188,13 @@ def of_timm(name: str, module: nn.Module, card: NetworkCard | None, source: str 
         module.reset_classifier(0)
         head = None
     preprocessing = {"mean": data["mean"], "std": data["std"]}
-    return Opened(
-        name, module.eval(), head, source or card.source, f"timm {name}", preprocessing, timm_side(name), card
-    )
-
-
-def _timm_card(name: str, module: nn.Module, pretrained: bool) -> NetworkCard:
-    cfg, head = module.pretrained_cfg, module.get_classifier()
-    linear = isinstance(head, nn.Linear)
-    width = head.in_features if linear else getattr(module, "head_hidden_size", module.num_features)
-    where = cfg.get("hf_hub_id") or cfg.get("url") or "no published weights"
-    return NetworkCard(
-        name=name, title=name, width=int(width), family=name.partition(".")[0].partition("_")[0], training="standard",
-        upstream=_upstream(cfg) if pretrained else "none", kind="imagenet",
-        source=f"timm, {where}" if pretrained else "timm, random weights", licence=cfg.get("license") or "unstated",
-        top1=None,
-    )  # fmt: skip
+    return Opened(name, module, head, source, f"timm {name}", preprocessing, data["input_size"][-1], card)
 
 
 def _upstream(cfg: dict) -> str:
     tag = cfg.get("tag") or ""
-    for part in ("in21k", "in22k", "in12k", "in1k"):
-        if part in tag:
-            return "imagenet" + part[2:].replace("22", "21")
+    if part := next((part for part in ("in21k", "in22k", "in12k", "in1k") if part in tag), ""):
+        return "imagenet" + part[2:].replace("22", "21")
     by_classes = {1000: "imagenet1k", 21841: "imagenet21k", 21843: "imagenet21k"}
     return by_classes.get(cfg.get("num_classes"), tag or "unknown")
 

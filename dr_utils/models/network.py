@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from dr_utils.store import key_of
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from dr_utils.models.backbone import Backbone
 
@@ -70,9 +71,7 @@ class Network:
     card : NetworkCard
         Its `width` is the number of features.
     body : nn.Module, optional
-        From normalised images [B, 3, H, W] to features [B, width].
-    head : nn.Module, optional
-        The last linear layer, which `logits` applies to the features.
+        From normalised images [B, 3, H, W] to features [B, width]; a `Tapped` one knows its head too.
     mean, std : three floats
         Per channel in the order `channel_order`, in units of `value_range`: the body gets (x - mean) / std.
     channel_order : {"RGB", "BGR"}
@@ -80,34 +79,27 @@ class Network:
     value_range : float
         What white is before the normalisation: 1 or 255.
     load : callable, optional
-        Gives (body, head, what of the weight file was left out) at first use, instead of `body` and `head`.
+        Gives the body at first use.
     hash_weights : callable, optional
         Gives the hash of the weights without loading them. By default they are loaded and hashed.
     structure : str
-        What decides the features beside weights and preprocessing, such as the architecture and the layer that is read.
-
-    Attributes
-    ----------
-    left_out : tuple of str
-        What of a weight file was not used; known once `module` is.
+        What decides the features beside weights and preprocessing: the architecture, and the layer that is read.
     """
 
     card: NetworkCard
     body: InitVar = None
-    head: InitVar = None
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     channel_order: str = "RGB"
     value_range: float = 1.0
-    load: Callable[[], tuple] | None = None
+    load: Callable[[], nn.Module] | None = None
     hash_weights: Callable[[], str] | None = None
     structure: str = ""
-    left_out: tuple[str, ...] = field(default=(), init=False)
 
-    def __post_init__(self, body, head):
+    def __post_init__(self, body):
         if self.channel_order not in ("RGB", "BGR"):
             raise ValueError(f"channel_order must be 'RGB' or 'BGR'; got {self.channel_order!r}.")
-        self.load = self.load or (lambda: (body, head, ()))
+        self.load = self.load or (lambda: body)
 
     @property
     def width(self) -> int:
@@ -117,12 +109,8 @@ class Network:
     @property
     def preprocessing(self) -> dict:
         """Mean, standard deviation, channel order and value range of the body's input, fit for JSON."""
-        return {
-            "mean": [float(m) for m in self.mean],
-            "std": [float(s) for s in self.std],
-            "channel_order": self.channel_order,
-            "range": float(self.value_range),
-        }
+        mean, std = ([float(value) for value in values] for values in (self.mean, self.std))
+        return {"mean": mean, "std": std, "channel_order": self.channel_order, "range": float(self.value_range)}
 
     @property
     def weight_hash(self) -> str:
@@ -144,9 +132,12 @@ class Network:
         """The network as a frozen `nn.Module` in evaluation mode, float32 [B, width] out."""
         from dr_utils.models.backbone import Backbone
 
-        body, head, left_out = self.load()
-        self.left_out = tuple(left_out)
-        return Backbone(body, head, self.width, self.preprocessing).eval().requires_grad_(False)
+        return Backbone(self.load(), self.width, self.preprocessing).eval().requires_grad_(False)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What of the weight file is not used."""
+        return tuple(getattr(self.module.body, "left_out", ()))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Compute features [B, width] of RGB images [B, 3, H, W] in [0, 1]."""

@@ -1,10 +1,10 @@
-"""The small networks that come with the package: a card beside each weight file. Needs no torch."""
+"""The small networks that come with the package: a card beside each weight file."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -15,70 +15,32 @@ WEIGHTS = Path(__file__).parent / "weights"
 IMAGES_SIDE = 32  # pixels
 
 
-@dataclass(frozen=True)
-class Card:
-    """What is known about trained weights.
+@dataclass(frozen=True, kw_only=True)
+class Card(NetworkCard):
+    """Card of a small network: also how it was trained, and what was measured of it."""
 
-    Attributes
-    ----------
-    name, title, family, training, upstream, kind, robust_of : str
-        As in `NetworkCard`.
-    width : int
-        D, the features that the last layer reads.
-    recipe : dict
-        Fields of `dr_utils.zoo.Recipe` as used, with changes from the command line.
-    upstream_images, upstream_classes : int
-        Size of the training data; `upstream_sha256` is that of the tar file it was decoded from.
-    epochs, attack_steps : int
-        Epochs trained, and steps of the attack that training ended with (0 without one).
-    clean_accuracy, robust_accuracy : float
-        On `validation_images` validation images, of the weights as stored; the second under PGD with
-        `robust_steps` steps in the l2 ball of radius `robust_radius`.
-    parameters, multiply_adds : int
-        Of the network with all its heads; of one image.
-    training_seconds : float
-    hardware, precision : str
-        What it was trained on and in.
-    versions : dict
-        Of the libraries.
-    sha256 : str
-        Of the weight file.
-    """
-
-    name: str
-    title: str
-    width: int
-    family: str
-    training: str
-    upstream: str
-    kind: str
-    robust_of: str
-    recipe: dict
+    source: str = "trained by this suite on Tiny-ImageNet at 32 x 32"
+    licence: str = "MIT"
+    top1: float | None = None
+    side: int | None = IMAGES_SIDE
+    recipe: dict = field(hash=False)  # of `dr_utils.zoo.Recipe`, with changes from the command line
     upstream_images: int
     upstream_classes: int
-    upstream_sha256: str
+    upstream_sha256: str  # of the tar file that the images were decoded from
     epochs: int
-    attack_steps: int
-    clean_accuracy: float
-    robust_accuracy: float
+    attack_steps: int  # of the attack that training ended with; 0 without one
+    clean_accuracy: float  # on the validation images, of the weights as stored
+    robust_accuracy: float  # under PGD with `robust_steps` steps in the l2 ball of radius `robust_radius`
     robust_radius: float
     robust_steps: int
     validation_images: int
-    parameters: int
-    multiply_adds: int
+    parameters: int  # with all heads
+    multiply_adds: int  # of one image
     training_seconds: float
     hardware: str
     precision: str
-    versions: dict
-    sha256: str
-
-    def network_card(self) -> NetworkCard:
-        """Return the card under which the registry of networks lists it."""
-        return NetworkCard(
-            name=self.name, title=self.title, width=self.width, family=self.family, training=self.training,
-            upstream=self.upstream, kind=self.kind, source="trained by this suite on Tiny-ImageNet at 32 x 32",
-            licence="MIT", top1=None, robust_of=self.robust_of, side=IMAGES_SIDE,
-        )  # fmt: skip
+    versions: dict = field(hash=False)
+    sha256: str  # of the weight file
 
 
 def card_path(name: str, folder: Path | str = WEIGHTS) -> Path:
@@ -97,7 +59,7 @@ def read_card(name: str, folder: Path | str = WEIGHTS) -> Card | None:
     Raises
     ------
     AssetError
-        It is not JSON, or fields are missing or unknown.
+        It is not JSON, fields are missing or unknown, or it is another network's.
     """
     path = card_path(name, folder)
     if not path.is_file():
@@ -116,8 +78,6 @@ def read_card(name: str, folder: Path | str = WEIGHTS) -> Card | None:
 @cache
 def shipped() -> dict[str, Card]:
     """Return the cards in the package by name: ff8 before ff16."""
-    names = sorted(
-        (path.stem for path in WEIGHTS.glob("*.json")),
-        key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)],
-    )
+    names = [path.stem for path in WEIGHTS.glob("*.json")]
+    names.sort(key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
     return {name: read_card(name) for name in names}

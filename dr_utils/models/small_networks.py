@@ -12,11 +12,10 @@ from torch import nn
 
 from dr_utils.checks import short, unknown
 from dr_utils.models.layouts import RELEASES, fit
+from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD
 from dr_utils.models.small import IMAGES_SIDE, WEIGHTS, Card, read_card, weights_path
 from dr_utils.store import AssetError, sha256_of
 
-# ImageNet's, of which Tiny-ImageNet is a part; in units of images in [0, 1].
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VGG_POOLED = 2  # pixels a side
 VIT_PATCH, VIT_NEURONS_PER_HEAD, VIT_MLP_RATIO = 4, 64, 2
 
@@ -24,17 +23,14 @@ VIT_PATCH, VIT_NEURONS_PER_HEAD, VIT_MLP_RATIO = 4, 64, 2
 class SmallNetwork(nn.Module):
     """A body up to the penultimate layer, and one linear head or nested ones.
 
-    Parameters
-    ----------
-    body : nn.Module
-        From normalised images [B, 3, 32, 32] to penultimate features [B, head_reads].
-    recipe : Recipe
-
     Attributes
     ----------
     body : nn.Module
+        From normalised images [B, 3, 32, 32] to penultimate features [B, D].
     heads : nn.ModuleList of nn.Linear
         In order of how many features they read; the last one reads all.
+    width : int
+        D.
     """
 
     def __init__(self, body: nn.Module, recipe):
@@ -42,12 +38,12 @@ class SmallNetwork(nn.Module):
         self.body = body
         self.heads = nn.ModuleList(nn.Linear(k, recipe.n_classes) for k in recipe.nesting or (recipe.head_reads,))
         self.width = recipe.head_reads
-        # No weights: left out of the state dict.
-        self.register_buffer("_mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        # ImageNet's, of which Tiny-ImageNet is a part. Not weights: left out of the state dict.
+        self.register_buffer("_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute penultimate features [B, width] of RGB images [B, 3, 32, 32] in [0, 1]."""
+        """Compute penultimate features [B, D] of RGB images [B, 3, 32, 32] in [0, 1]."""
         return self.body((images - self._mean) / self._std)
 
     def all_logits(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -61,19 +57,15 @@ class SmallNetwork(nn.Module):
 
 
 def build(recipe) -> SmallNetwork:
-    """Build a network with the first weights of its seed.
+    """Build a network with the first weights of its seed, in training mode.
 
     The trunk's weights are drawn before the heads', so that networks of one trunk and seed start from the same trunk
     whatever reads it. The global random state is left as it was.
 
     Parameters
     ----------
-    recipe : Recipe
-
-    Returns
-    -------
-    SmallNetwork
-        In training mode, float32, on the CPU.
+    recipe : dr_utils.zoo.Recipe, or the recipe of a card
+        Read are name, family, widths, trunk_width, head_reads, nesting, n_classes and seed.
 
     Raises
     ------
@@ -91,11 +83,38 @@ def build(recipe) -> SmallNetwork:
         torch.manual_seed(recipe.seed)
         trunk = _TRUNKS[recipe.family](recipe)
         if recipe.head_reads < recipe.trunk_width:
-            keep_first(trunk, recipe.head_reads)
+            _keep_first(trunk, recipe.head_reads)
         return SmallNetwork(trunk, recipe)
 
 
-def keep_first(trunk: nn.Sequential, k: int) -> None:
+def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork, Card]:
+    """Load a trained network, in evaluation mode and float32, with its card.
+
+    Raises
+    ------
+    AssetError
+        No card or no weight file, a weight file whose hash is not the card's, or weights that do not fit the network.
+    """
+    card, path = read_card(name, folder), weights_path(name, folder)
+    if card is None or not path.is_file():
+        raise AssetError(
+            f"{name} has no trained weights here; train it: python -m dr_utils.zoo train {name} --data DIR."
+        )
+    data = path.read_bytes()  # once, so that what is loaded is what was hashed
+    if (found := sha256_of(data)) != card.sha256:
+        raise AssetError(
+            f"{path.name}: expected SHA-256 {card.sha256}, found {found}; the file is truncated or changed: "
+            "install the package again, or restore the file."
+        )
+    try:
+        network = build(SimpleNamespace(**card.recipe))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise AssetError(f"{name}: its weights or its card do not fit this release ({short(error)}).") from error
+    fit(network, {key: tensor.float() for key, tensor in load(data).items()}, name, path.name, RELEASES)
+    return network.eval(), card
+
+
+def _keep_first(trunk: nn.Sequential, k: int) -> None:
     """Leave out the features that a narrow last layer does not read: only the first `k` of the trunk's remain.
 
     The neurons of the last convolution and its normalisation do not see each other, so those that nothing reads get no
@@ -123,17 +142,10 @@ def _resnet(recipe) -> nn.Module:
         return BasicBlock(before, channels, 2, shortcut)
 
     widths, width = recipe.widths, recipe.trunk_width
-    trunk = nn.Sequential(
-        nn.Conv2d(3, widths[0], 3, padding=1, bias=False),
-        nn.BatchNorm2d(widths[0]),
-        nn.ReLU(inplace=True),
-        *(stage(before, channels) for before, channels in pairwise(widths)),
-        nn.Conv2d(widths[-1], width, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-    )
+    first = [nn.Conv2d(3, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)]
+    stages = [stage(before, channels) for before, channels in pairwise(widths)]
+    last = [nn.Conv2d(widths[-1], width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    trunk = nn.Sequential(*first, *stages, *last, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -144,8 +156,8 @@ def _vgg(recipe) -> nn.Module:
     """Two 3 x 3 convolutions per resolution (one at the first and last), max pooling between; two hidden linear layers.
 
     As in VGG16, the hidden layers read what an adaptive pooling leaves, whatever the size of the image, and the
-    penultimate layer is the output of the second one's ReLU; batch normalisation stands where the original has
-    dropout, so that training draws no random numbers of its own.
+    penultimate layer is the output of the second one's ReLU. Batch normalisation takes the place of dropout, so that
+    training draws no random numbers of its own.
     """
     from torchvision.models.vgg import make_layers
 
@@ -156,11 +168,9 @@ def _vgg(recipe) -> nn.Module:
     def hidden(before: int, after: int) -> list[nn.Module]:
         return [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
 
+    convolutions = make_layers(layout, batch_norm=True)
     pooled = [nn.AdaptiveAvgPool2d(VGG_POOLED), nn.Flatten()]
-    between = width // 2
-    return nn.Sequential(
-        *make_layers(layout, batch_norm=True), *pooled, *hidden(last * VGG_POOLED**2, between), *hidden(between, width)
-    )
+    return nn.Sequential(*convolutions, *pooled, *hidden(last * VGG_POOLED**2, width // 2), *hidden(width // 2, width))
 
 
 def _vit(recipe) -> nn.Module:
@@ -170,38 +180,8 @@ def _vit(recipe) -> nn.Module:
     width = recipe.trunk_width
     return VisionTransformer(
         img_size=IMAGES_SIDE, patch_size=VIT_PATCH, embed_dim=width, depth=len(recipe.widths),
-        num_heads=max(1, width // VIT_NEURONS_PER_HEAD), mlp_ratio=VIT_MLP_RATIO, num_classes=0,
-        dynamic_img_size=True,
+        num_heads=max(1, width // VIT_NEURONS_PER_HEAD), mlp_ratio=VIT_MLP_RATIO, num_classes=0, dynamic_img_size=True,
     )  # fmt: skip
 
 
 _TRUNKS = {"resnet": _resnet, "wide_resnet": _resnet, "vgg": _vgg, "vit": _vit}
-
-
-def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork, Card]:
-    """Load a trained network, in evaluation mode and float32, with its card.
-
-    Raises
-    ------
-    AssetError
-        No card or no weight file, a weight file whose hash is not the card's, or weights that do not fit the network.
-    """
-    card = read_card(name, folder)
-    path = weights_path(name, folder)
-    if card is None or not path.is_file():
-        raise AssetError(
-            f"{name} has no trained weights here; train it: python -m dr_utils.zoo train {name} --data DIR."
-        )
-    # Read once, so that what is loaded is what was hashed.
-    data = path.read_bytes()
-    if (found := sha256_of(data)) != card.sha256:
-        raise AssetError(
-            f"{path.name}: expected SHA-256 {card.sha256}, found {found}; the file is truncated or changed: "
-            "install the package again, or restore the file."
-        )
-    try:
-        network = build(SimpleNamespace(**card.recipe))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise AssetError(f"{name}: its weights or its card do not fit this release ({short(error)}).") from error
-    fit(network, {key: tensor.float() for key, tensor in load(data).items()}, name, path.name, RELEASES)
-    return network.eval(), card

@@ -21,7 +21,7 @@ from dr_utils.study import read_tables
 NOTEBOOKS = runner.find_notebooks()
 NAMES = [path.stem for path in NOTEBOOKS]
 KINDS = ("imagenet", "small")
-WITHOUT_CLAIMS = ("00_start_here", "08_your_own_model")
+WITHOUT_CLAIMS = ("00_start_here", "08_your_own_model", "09_small_networks")
 FIGURES = {
     "00_start_here": [],
     "01_prevalence": ["fig01_prevalence"],
@@ -36,6 +36,7 @@ FIGURES = {
     "05_mrl": ["fig06_matryoshka", "fig12_matryoshka_redundancy"],
     "06_fairness": [f"{name}_{kind}" for name in ("fig07_gini", "fig09_coefficient_of_variation") for kind in KINDS],
     "08_your_own_model": ["own_prevalence"],
+    "09_small_networks": ["small_networks"],
     "07_pca_imagenetv2": ["fig14_pca", *(f"fig15_shift_{kind}" for kind in KINDS)],
 }  # fmt: skip
 

@@ -270,7 +270,7 @@ def test_a_truncated_safetensors_file(tmp_path):
 
 
 @pytest.mark.parametrize(("model", "message"), [
-    ("keras_resnet50", "unknown architecture of timm or torchvision 'keras_resnet50'; known, nearest first: "),
+    ("keras_resnet50", "unknown network 'keras_resnet50'; .* A checkpoint needs an architecture of timm or torch"),
     (Tiny(), r"not a module; .*model.load_state_dict\(...\)"),
 ])  # fmt: skip
 def test_a_checkpoint_needs_a_named_architecture(model, message, tmp_path):
@@ -542,3 +542,11 @@ def test_files_that_are_no_programs(tmp_path):
 def test_torchscript_given_as_a_checkpoint(programs):
     with pytest.raises(AssetError, match="a TorchScript program, not weights alone"):
         open_model("resnet10t", checkpoint=programs / "script.pt")
+
+
+def test_a_layer_read_without_pooling_takes_one_side_of_images():
+    network = open_model("resnet10t", layer="layer4", pool="flat", side=64, pretrained=False)
+    assert network.width == 512 * 2 * 2 and features(network).shape == (3, 2048)
+    for side in (32, 96):
+        with pytest.raises(ValueError, match=f"images of {side} pixels give .* features, not 2048"):
+            features(network, side)

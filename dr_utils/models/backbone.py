@@ -14,7 +14,7 @@ _SHOWN = 10
 
 
 class Backbone(nn.Module):
-    """A body with the normalisation of its input, `Network.preprocessing`; the first `width` features are read."""
+    """A body with `width` features and the normalisation of its input, as `Network.preprocessing` gives it."""
 
     def __init__(self, body: nn.Module, width: int, preprocessing: Mapping):
         super().__init__()
@@ -41,7 +41,13 @@ class Backbone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Compute float32 features [B, width] of RGB images [B, 3, H, W] in [0, 1]."""
-        return self.body(self.normalise(images)).float()[:, : self.width]
+        features = self.body(self.normalise(images)).float()
+        if features.shape[1] != self.width:
+            raise ValueError(
+                f"images of {images.shape[-1]} pixels give {features.shape[1]} features, not {self.width}: read "
+                "without pooling, a layer has as many as the images' side decides; open the network with that side."
+            )
+        return features
 
 
 class Tapped(nn.Module):
@@ -61,9 +67,7 @@ class Tapped(nn.Module):
         Maps are averaged over their positions either way, see `layout_of`; "flat" makes every position of maps and
         tokens a feature of its own.
     kind : str
-        How the message calls a layer.
-    left_out : iterable of str
-        What of the weight file was not used.
+        How the message calls a layer; `left_out` is what of the weight file was not used.
 
     Raises
     ------
@@ -85,7 +89,9 @@ class Tapped(nn.Module):
         if layer and layer in dict(module.named_modules()):
             at = module.get_submodule(layer)
             if head:
-                at.register_forward_pre_hook(lambda _, given: self._see(given[0]))
+                # Narrow heads read the first neurons only.
+                read = getattr(at, "in_features", None)
+                at.register_forward_pre_hook(lambda _, given: self._see(given[0][..., :read]))
             else:
                 at.register_forward_hook(lambda _, given, output: self._see(output))
         elif layer in (names := layers_of(module)):

@@ -13,57 +13,29 @@ from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD, NetworkCard
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedCard(NetworkCard):
-    """Card of a network that somebody published.
+    """Card of a network that somebody published: where its weights are, and what their file looks like inside."""
 
-    Attributes
-    ----------
-    architecture : str
-        Name in timm for the layouts "timm", "augreg" and "lite", in torchvision for the others.
-    layout : {"keras", "mobilenet", "lite", "timm", "robust", "augreg", "matryoshka"}
-        What the weight file looks like inside, see `dr_utils.models.layouts`.
-    file : str
-        Name of the weight file, or of the archive that it is in.
-    member : str
-        Its place in the archive.
-    package, version, sha256 : str
-        Of the archive: package and release in a registry, and its hash.
-    weight_hash : str
-        Of the converted weights that the archive must give.
-    hub, hub_file, revision : str
-        Repository of the model hub that the file is fetched from, and its name there; empty where you fetch it.
-    address, steps : str, tuple of str
-        Where you fetch it (empty for those on the hub), and what you do for that.
-    megabytes : float or None
-        Size of the file as its publisher shows it; None where none was seen.
-    mean, std : three floats
-        Normalisation that the network was trained with, in units of `value_range` and in the order `channel_order`.
-    published_mean, published_std : three floats
-        Normalisation that the paper's published code uses; by default the same.
-    extra : bool
-        Not one of the paper's 21: used by the published code beside them.
-    """
-
-    architecture: str
-    layout: str
-    file: str
-    member: str = ""
-    package: str = ""
+    architecture: str  # name in timm for the layouts timm, augreg and lite, in torchvision for the others
+    layout: str  # keras, mobilenet, lite, timm, robust, augreg or matryoshka; see `dr_utils.models.layouts`
+    file: str  # name of the weight file, or of the archive that it is in
+    member: str = ""  # its place in the archive
+    package: str = ""  # of the archive, in a package registry
     version: str = ""
-    sha256: str = ""
-    weight_hash: str = ""
-    hub: str = ""
-    hub_file: str = ""
+    sha256: str = ""  # of the archive
+    weight_hash: str = ""  # of the converted weights that the archive must give
+    hub: str = ""  # repository of the model hub that the file is fetched from; empty where you fetch it
+    hub_file: str = ""  # its name there
     revision: str = ""
-    address: str = ""
-    steps: tuple[str, ...] = ()
-    megabytes: float | None = None
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    address: str = ""  # where you fetch it; empty for those on the hub
+    steps: tuple[str, ...] = ()  # what you do to have it in your data folder
+    megabytes: float | None = None  # as its publisher shows it
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # that it was trained with, as `Network` takes it
     std: tuple[float, float, float] = IMAGENET_STD
-    published_mean: tuple[float, float, float] | None = None
+    published_mean: tuple[float, float, float] | None = None  # that the paper's code uses, if another
     published_std: tuple[float, float, float] | None = None
     channel_order: str = "RGB"
     value_range: float = 1.0
-    extra: bool = False
+    extra: bool = False  # not one of the paper's 21: used by the published code beside them
 
     @property
     def archive(self) -> Asset:

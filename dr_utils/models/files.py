@@ -42,19 +42,11 @@ _INERT = object.__new__(Inert)
 def read_weights(
     file: str | Path | bytes, *, name: str = "", advice: str = SAVE_AGAIN
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Read tensors by name from a .safetensors or .npz file, or from one that torch saved.
+    """Read tensors by name from a .safetensors or .npz file, or from one that torch saved (its path, or its bytes).
 
     Torch's own reader of weights reads what torch saved. It calls only what it knows; everything else that the file
-    names (a schedule, numpy scalars) is looked up nowhere: something inert takes its place.
-
-    Parameters
-    ----------
-    file : path or bytes
-        Bytes are what torch saved.
-    name : str
-        How messages call the file, where it is bytes.
-    advice : str
-        What messages say to do.
+    names (a schedule, numpy scalars) is looked up nowhere: something inert takes its place. `name` is how messages call
+    bytes, `advice` what they say to do.
 
     Returns
     -------

@@ -19,15 +19,9 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def fit(module: nn.Module, state: Mapping[str, torch.Tensor], what: str, file: str, advice: str = SAVE_AGAIN) -> None:
-    """Give a module its weights: all of them, and none left over.
+    """Give a module its weights, under its own names: all of them, and none left over.
 
-    Parameters
-    ----------
-    module : nn.Module
-    state : mapping of str to tensor
-        Under the module's names.
-    what, file, advice : str
-        What the message calls network and file, and what it says to do.
+    `what`, `file` and `advice` are what the message calls network and file, and what it says to do.
 
     Raises
     ------
@@ -57,13 +51,7 @@ def fit(module: nn.Module, state: Mapping[str, torch.Tensor], what: str, file: s
 
 
 def rename(state: Mapping[str, torch.Tensor], rules: Iterable[tuple[str, str]]) -> State:
-    """Replace, rule after rule, what a pattern matches in the names.
-
-    Raises
-    ------
-    AssetError
-        Two tensors would have one name.
-    """
+    """Replace, rule after rule, what a pattern matches in the names; AssetError if two tensors get one name."""
     renamed: State = {}
     for key, tensor in state.items():
         for pattern, replacement in rules:

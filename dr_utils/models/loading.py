@@ -31,36 +31,17 @@ _CONNECTION_ERRORS = {"LocalEntryNotFoundError", "OfflineModeIsEnabled", "Connec
 
 @dataclass
 class Opened:
-    """A module with its weights, before anybody said which of its layers is read.
-
-    Attributes
-    ----------
-    name, source : str
-        For the card.
-    module : nn.Module
-        From normalised images to class scores, or without a head.
-    head : str or None
-        Name of its last linear layer.
-    structure : str
-        What its weights do not tell: the architecture, or the program. Empty where only a forward pass tells.
-    preprocessing : dict
-        Keyword arguments of `Network`.
-    side : int
-        Pixels of the images that try it out.
-    card : NetworkCard, optional
-    left_out : list of str
-        What of the weight file was not used.
-    """
+    """A module with its weights, before anybody said which of its layers is read."""
 
     name: str
-    module: nn.Module
-    head: str | None
-    source: str
-    structure: str = ""
+    module: nn.Module  # from normalised images to class scores, or without a head
+    head: str | None  # name of its last linear layer
+    source: str  # for the card
+    structure: str = ""  # what its weights do not tell: the architecture, or the program; "" where only a pass tells
     preprocessing: dict = field(default_factory=lambda: {"mean": IMAGENET_MEAN, "std": IMAGENET_STD})
-    side: int = DEFAULT_SIDE
+    side: int = DEFAULT_SIDE  # pixels of the images that try it out
     card: NetworkCard | None = None
-    left_out: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # what of the weight file was not used
 
     def read(self, layer: str | None = None, pool: str = "mean") -> Tapped:
         """Read it at a layer, by default where the head begins; ValueError if there is no such layer."""

@@ -13,7 +13,7 @@ from dr_utils.checks import nearest_first, short, unknown
 from dr_utils.models import PAPER, available
 from dr_utils.models.files import program_kind, read_weights
 from dr_utils.models.layouts import fit, without_prefixes
-from dr_utils.models.loading import Opened, is_timm_model, of_timm, open_named, similar_timm_models
+from dr_utils.models.loading import Opened, is_timm_model, of_timm, open_named, open_timm, similar_timm_models
 from dr_utils.store import AssetError, sha256_of
 
 _SHOWN = 10
@@ -36,31 +36,24 @@ def kind_of(model, *, with_checkpoint: bool = False) -> tuple[str, str]:
     from torchvision import models as torchvision_models
 
     theirs = torchvision_models.list_models(module=torchvision_models)
-    given = str(model)
-    prefix, _, name = given.partition(":")
-    if prefix in ("timm", "torchvision") and name:
-        if is_timm_model(name) if prefix == "timm" else name in theirs:
-            return prefix, name
-        near = similar_timm_models(name, _SHOWN) if prefix == "timm" else nearest_first(name, theirs)[:_SHOWN]
-        raise unknown(f"{prefix} network", name, near)
-    suite = available() | PAPER
-    if isinstance(model, str):
-        if given in suite and not with_checkpoint:
-            return "suite", given
-        if is_timm_model(given):
-            return "timm", given
-        if given in theirs:
-            return "torchvision", given
-    path = Path(given).expanduser()
+    suite = {} if with_checkpoint else available() | PAPER
+    said, _, name = str(model).rpartition(":")
+    known = {"suite": suite.__contains__, "timm": is_timm_model, "torchvision": theirs.__contains__}
+    for kind in known if isinstance(model, str) else ():
+        if said in ("", kind) and known[kind](name):
+            return kind, name
+    path = Path(model).expanduser()
     if path.is_file():
         return "file", path.stem
     if isinstance(model, Path) or path.suffix in (".pt", ".pth", ".pt2", ".ts") or path.parent != Path("."):
         raise AssetError(f"{path}: no such file; give the path of a TorchScript or ExportedProgram file, or a name.")
-    known = {*theirs, *similar_timm_models(given, _SHOWN)}
-    if with_checkpoint:
-        raise unknown("architecture of timm or torchvision", given, nearest_first(given, known)[:_SHOWN])
-    raise unknown("network", given, nearest_first(given, known | suite.keys())[:_SHOWN],
-                  hint="Files of TorchScript or ExportedProgram and modules work too.")  # fmt: skip
+    alike = {"suite": suite, "timm": similar_timm_models(name, _SHOWN), "torchvision": theirs}
+    names = {n for kind, names in alike.items() if said in ("", kind) or said not in alike for n in names}
+    hint = "A checkpoint needs an architecture of timm or torchvision." if with_checkpoint else (
+        "Files of TorchScript or ExportedProgram and modules work too."
+    )  # fmt: skip
+    what = f"{said} network" if said in alike else "network"
+    raise unknown(what, name if said in alike else str(model), nearest_first(name, names)[:_SHOWN], hint=hint)
 
 
 def open_any(model, kind: str, name: str, checkpoint=None, n_classes=None, pretrained=True, trust=False) -> Opened:
@@ -76,12 +69,12 @@ def open_any(model, kind: str, name: str, checkpoint=None, n_classes=None, pretr
         raise ValueError(f"n_classes={n_classes} belongs to a checkpoint, and none was given: leave it out.")
     if kind == "suite":
         return open_named(name, pretrained=pretrained)
+    if kind == "timm" and checkpoint is None:
+        return open_timm(name, pretrained=pretrained)
     if kind == "timm":
         import timm
 
         create = partial(timm.create_model, name, pretrained=False)
-        if checkpoint is None:
-            return of_timm(name, create(), "timm, random weights")
         module, _, source = _with_weights(create, checkpoint, f"timm's {name}", n_classes)
         return of_timm(name, module, source)
     if kind == "torchvision":

@@ -76,8 +76,9 @@ def open_model(
         raise ValueError(f"pool must be one of {', '.join(POOLS)}; got {pool!r}.")
     changes = {key: _three(key, value) for key, value in (("mean", mean), ("std", std)) if value is not None}
     kind, name = kind_of(model, with_checkpoint=checkpoint is not None)
-    if kind in ("suite", "timm") and checkpoint is None and n_classes is None:
-        return _named(name, layer, pool, side, pretrained, changes)
+    if kind in ("suite", "timm") and all(given is None for given in (checkpoint, n_classes, layer)) and pool != "token":
+        network = load_model(name, pretrained=pretrained)
+        return replace(network, card=network.card if side is None else replace(network.card, side=side), **changes)
     opened = open_any(model, kind, name, checkpoint, n_classes, pretrained, trust)
     if kind == "module":
         opened.head = head_of(opened.module, side or opened.side)
@@ -90,13 +91,16 @@ def open_model(
     features = tapped.probe(side or opened.side)
     preprocessing = opened.preprocessing | changes
     values = [", ".join(f"{float(v):.4g}" for v in preprocessing[key]) for key in ("mean", "std")]
-    published = kind == "torchvision" and checkpoint is None and pretrained
+    facts = {"family": opened.name.partition("_")[0].lower(), "training": "own", "upstream": "unknown",
+             "licence": "unstated"}  # fmt: skip
+    if opened.card:
+        facts = {key: getattr(opened.card, key) for key in facts}
+    elif kind == "torchvision" and checkpoint is None and pretrained:
+        facts |= {"training": "standard", "upstream": "imagenet1k"}
     card = NetworkCard(
         name=opened.name + (f":{layer}" if layer else ""), title=opened.name + (f", {layer}" if layer else ""),
-        width=features.shape[1], family=opened.name.partition("_")[0].lower(),
-        training="standard" if published else "own", upstream="imagenet1k" if published else "unknown", kind="own",
-        source=f"{opened.source}; features: {tapped.where}; mean {values[0]}, std {values[1]}", licence="unstated",
-        top1=None, side=side,
+        width=features.shape[1], kind="own", top1=None, side=side, **facts,
+        source=f"{opened.source}; features: {tapped.where}; mean {values[0]}, std {values[1]}",
     )  # fmt: skip
     structure = opened.structure or _behaviour(opened.module, features)
     return Network(card, tapped, **preprocessing, structure=f"{structure}; {tapped.where}; {pool}")
@@ -124,18 +128,6 @@ def recommended_side(model: str | Path | nn.Module) -> int | None:
         cfg = timm.get_pretrained_cfg(name)
         return cfg and cfg.input_size[-1]
     return torchvision_weights(name).transforms().crop_size[0] if kind == "torchvision" else None
-
-
-def _named(name: str, layer: str | None, pool: str, side: int | None, pretrained: bool, changes: dict) -> Network:
-    """A network of `load_model`, at the layer asked for."""
-    network = load_model(name, pretrained=pretrained)
-    if layer is not None:
-        card = replace(network.card, name=f"{name}:{layer}", title=f"{network.card.title}, {layer}", kind="own")
-        network = load_model(f"{name}@{layer}#{pool}", pretrained=pretrained)
-        network.card = replace(card, width=network.width, source=network.card.source, top1=None)
-    elif pool == "token":
-        raise ValueError(f"the penultimate layer of {name} has no tokens to take the first of; use pool='mean'.")
-    return replace(network, card=network.card if side is None else replace(network.card, side=side), **changes)
 
 
 def _three(what: str, value) -> tuple[float, ...]:

@@ -20,10 +20,11 @@ class Backbone(nn.Module):
         super().__init__()
         self.body, self.width = body, width
         self.flips = preprocessing["channel_order"] == "BGR"
-        mean, std = torch.tensor(preprocessing["mean"]), torch.tensor(preprocessing["std"])
-        # One multiplication and one addition, left out of the state dict: they are not weights.
-        self.register_buffer("_scale", (preprocessing["range"] / std).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("_shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
+        # One multiplication and one addition, left out of the state dict: they are not weights. Rounded to float32 last.
+        scale = [preprocessing["range"] / std for std in preprocessing["std"]]
+        shift = [-mean / std for mean, std in zip(preprocessing["mean"], preprocessing["std"], strict=True)]
+        self.register_buffer("_scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("_shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
 
     @property
     def head(self) -> nn.Module | None:

@@ -44,8 +44,8 @@ def strokes(names: Iterable[str], palette: Mapping[str, object] | None = None) -
 class Chart(widgets.VBox):
     """Axes with a heading above them; `figure.marks` are set by subclasses."""
 
-    def __init__(self, x_label: str, y_label: str, *, log: bool = False, ylim=(0, 1), height: int = 270):
-        self.x = bq.LogScale() if log else bq.LinearScale()
+    def __init__(self, x_label: str, y_label: str, *, x: bq.Scale | None = None, ylim=(0, 1), height: int = 270):
+        self.x = bq.LinearScale() if x is None else x
         self.y = bq.LinearScale(min=0.0) if ylim is None else bq.LinearScale(min=float(ylim[0]), max=float(ylim[1]))
         self.scales = {"x": self.x, "y": self.y}
         self.x_axis = bq.Axis(scale=self.x, label=x_label, label_color=GREY, grid_lines="none", label_offset="32px")
@@ -83,7 +83,10 @@ class Chart(widgets.VBox):
 
 
 class CurveChart(Chart):
-    """Curves with bands, and on each a point that the slider moves."""
+    """Curves with bands, and on each a point that the slider moves; the x axis is logarithmic with `log`."""
+
+    def __init__(self, x_label: str, y_label: str, *, log: bool = False, **options):
+        super().__init__(x_label, y_label, x=bq.LogScale() if log else None, **options)
 
     def show(self, curves: Mapping[str, pd.DataFrame], strokes: Mapping[str, Stroke]) -> None:
         """Draw other curves: columns x, mean, low, high, rising in x; low and high are NaN where not known."""
@@ -108,16 +111,9 @@ class CurveChart(Chart):
         self.figure.marks = [self._cursor, *marks, self._levels, self._falls, self._bars, self._points]
 
     def move(self, at: pd.DataFrame, cursor: float | None, levels: pd.DataFrame | None = None) -> None:
-        """Put a point on each curve, and the cursor at an x.
+        """Put points on the curves (`at`: x, mean, low, high by name; no point without a row) and the cursor at an x.
 
-        Parameters
-        ----------
-        at : DataFrame
-            Columns x, mean, low, high by name of the curve; curves without a row have no point.
-        cursor : float or None
-            None hides it.
-        levels : DataFrame, optional
-            Columns height and x by name: a horizontal line at this height, and one that falls from there at x.
+        `levels` (height, x by name) adds a horizontal line at this height, and one that falls from there at x.
         """
         if not self._names:
             return
@@ -178,11 +174,9 @@ class ClassChart(Chart):
     """Accuracy of each class: the full layer's as bars, and in front of it the subset's."""
 
     def __init__(self) -> None:
-        super().__init__("", "accuracy of the class", height=300)
-        self.x = bq.OrdinalScale()
-        self.scales = {"x": self.x, "y": self.y}
-        self.x_axis = bq.Axis(scale=self.x, grid_lines="none", tick_rotate=-35, tick_style={"text-anchor": "end"})
-        self.figure.axes, self.figure.fig_margin = [self.x_axis, self.y_axis], MARGIN | {"bottom": 84}
+        super().__init__("", "accuracy of the class", x=bq.OrdinalScale(), height=300)
+        self.x_axis.tick_rotate, self.x_axis.tick_style = -35, {"text-anchor": "end"}
+        self.figure.fig_margin = MARGIN | {"bottom": 84}
         self._full = bq.Bars(x=[""], y=[0.0], scales=self.scales, colors=[GREY], opacities=[0.45], padding=0.15)
         self._part = bq.Scatter(x=[""], y=[np.nan], scales=self.scales, colors=[COLOURS[1]], default_size=80,
                                 marker="diamond")  # fmt: skip

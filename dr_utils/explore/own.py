@@ -13,8 +13,8 @@ from IPython.display import HTML
 from dr_utils.cka import CKAStatistics
 from dr_utils.datasets import DataWarning
 from dr_utils.explore.explorer import Explorer
-from dr_utils.explore.readout import headless, per_cent, table
-from dr_utils.own import Answer, Source, load
+from dr_utils.explore.readout import CONTROL, headless, per_cent, table
+from dr_utils.own import Answer, load
 
 FIELDS = {
     "model": "a network of the suite, of timm or torchvision; or a TorchScript file",
@@ -55,27 +55,22 @@ class OwnForm(widgets.VBox):
 
     Attributes
     ----------
-    source : Source or None
     answer : Answer or None
         Of the last press of the button that ended well.
     error : Exception or None
         What the last press ended with.
-    notes : list of str
-        What of the data was left out, and why.
     """
 
     def __init__(self, given: Mapping[str, object], options: Mapping[str, object], *, solver: str = "sgd", seeds=(1,)):
-        self.source: Source | None = None
         self.answer: Answer | None = None
         self.error: Exception | None = None
-        self.notes: list[str] = []
         self._options, self._measuring = dict(options), {"solver": solver, "seeds": list(seeds)}
-        style, wide = {"description_width": "7.5em"}, widgets.Layout(width="auto")
         self.fields = {
-            name: widgets.Text(value=str(given.get(name) or ""), description=name, placeholder=hint, style=style,
-                               layout=wide, continuous_update=False)
+            name: widgets.Text(
+                value=str(given.get(name) or ""), description=name, placeholder=hint, continuous_update=False, **CONTROL
+            )
             for name, hint in FIELDS.items()
-        }  # fmt: skip
+        }
         # An object, such as an nn.Module, is not text: it is kept as given until its field is changed.
         self._objects = {n: (str(v), v) for n, v in given.items() if v is not None and not isinstance(v, str)}
         self.button = widgets.Button(description="measure", button_style="primary", icon="play")
@@ -96,31 +91,27 @@ class OwnForm(widgets.VBox):
             chosen |= {name: chosen[name] or "" for name in ("model", "data")}
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", DataWarning)
-                self.source = load(**chosen, **self._options)
-            self.notes = [str(w.message) for w in caught if issubclass(w.category, DataWarning)]
-            for w in caught:
-                if not issubclass(w.category, DataWarning):
-                    warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
-            self.answer = self.source.answer(**self._measuring, device=self._options.get("device", "auto"))
+                source = load(**chosen, **self._options)
+            about_data = [w for w in caught if issubclass(w.category, DataWarning)]
+            notes = "".join(f"<br>Note: {html.escape(str(w.message))}" for w in about_data)
+            for other in (w for w in caught if w not in about_data):
+                warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+            self.answer = source.answer(**self._measuring, device=self._options.get("device", "auto"))
         except (ValueError, RuntimeError, OSError) as error:
             self.status.value, self.error = f"<b>Error:</b> {html.escape(str(error))}", error
             return
         finally:
             self.button.disabled = False
-        notes = "".join(f"<br>Note: {html.escape(note)}" for note in self.notes)
-        self.status.value = f"{self._title()}: sizes chosen on a held-out quarter of train, accuracies on test.{notes}"
-        self.result.children = [widgets.HTML(recommendation_table(self.answer)), self._explorer()]
-
-    def _title(self) -> str:
-        name = self.source.card.title if self.source.card else "own features"
-        sizes = f"{len(self.source.train.y)} train and {len(self.source.test.y)} test samples"
-        return f"<b>{html.escape(name)} on {html.escape(self.source.task)}</b>, {self.answer.width} neurons, {sizes}"
-
-    def _explorer(self) -> Explorer:
-        x = self.source.test.x
+        title = f"{source.card.title if source.card else 'own features'} on {source.task}"
+        self.status.value = (
+            f"<b>{html.escape(title)}</b>, {self.answer.width} neurons, {len(source.train.y)} train and "
+            f"{len(source.test.y)} test samples: sizes chosen on a held-out quarter of train, accuracies on test."
+            + notes
+        )
+        x = source.test.x
         q = CKAStatistics(x.shape[1], estimators=("biased",)).update(x).matrix()
-        key = f"own {self.answer.network} {self.answer.task}"
-        return Explorer(self.answer.tables, lambda *_: q, key=key)
+        explorer = Explorer(self.answer.tables, lambda *_: q, key=f"own {self.answer.network} {self.answer.task}")
+        self.result.children = [widgets.HTML(recommendation_table(self.answer)), explorer]
 
 
 def own_form(given: Mapping[str, object], options: Mapping[str, object], **measuring):

@@ -103,8 +103,9 @@ def test_explorer_shows_the_tables_numbers_wherever_its_sliders_are(results, par
         assert not errors
 
 
-def test_what_is_missing_is_computed_by_the_button(results, parameters, tmp_path):
-    """Notebook 00 without a run behind it."""
+def test_what_is_missing_is_computed_by_the_button(results, parameters, tmp_path, monkeypatch):
+    """Notebook 00 without a run behind it, and with an empty cache."""
+    monkeypatch.setenv("DR_HOME", str(tmp_path / "home"))
     random = {"networks": ["small_resnet"], "selections": [{"selection": "random"}]}
     small = yaml.safe_load(PROFILE.read_text()) | random
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
@@ -112,8 +113,8 @@ def test_what_is_missing_is_computed_by_the_button(results, parameters, tmp_path
     place_notebook("00_start_here", tmp_path, **parameters | own)
     with lab(tmp_path) as address, browser(viewport=WIDE) as page:
         open_notebook(page, address.format("00_start_here.ipynb"))
+        page.wait_for_selector(".dr-readout, :text('compute 1 cell')")
         button = page.get_by_role("button", name="compute 1 cell")
-        button.wait_for()
         assert "small_resnet: digits" in page.locator(".jp-Notebook").inner_text()
         assert page.locator(".dr-readout").count() == 0 and not (tmp_path / "out" / "small" / "tables").exists()
         button.scroll_into_view_if_needed()

@@ -120,10 +120,7 @@ class CKAStatistics:
     def update(self, batch) -> CKAStatistics:
         """Add features [b, D] of further images, an array or a tensor; return the statistics themselves.
 
-        Raises
-        ------
-        ValueError
-            Not [b, D], or NaN or infinite values; the sums are then as before.
+        Other shapes, NaN and infinite values raise ValueError; the sums are then as before.
         """
         batch = _as_float64(batch, "batch")
         if batch.shape[1] != self.width:
@@ -147,14 +144,8 @@ class CKAStatistics:
     def matrix(self, estimator: str = "biased") -> np.ndarray:
         """Return the matrix Q [D, D] of the HSIC of every pair of neurons, up to a factor that CKA cancels.
 
-        ``CKA(a, b) = a'Qb / sqrt(a'Qa * b'Qb)`` for masks a, b in {0, 1}^D. Rows and columns of neurons whose
-        self-HSIC is zero are exactly zero.
-
-        Raises
-        ------
-        ValueError
-            The estimator is unknown or was not named at construction; fewer than 2 images were seen
-            (4 for "debiased").
+        Rows and columns of neurons whose self-HSIC is zero are exactly zero. An estimator that was not named at
+        construction, and fewer than 2 images (4 for "debiased"), raise ValueError.
         """
         _check_estimator(estimator)
         if estimator not in self.estimators:
@@ -182,7 +173,7 @@ class CKAStatistics:
 
 
 def part_whole(q: np.ndarray, subsets: Sequence) -> np.ndarray:
-    """Return the CKA of each subset of a layer's neurons with the whole layer, all at once.
+    """Return the CKA [P] of each subset of a layer's neurons with the whole layer; NaN as in `linear_cka`.
 
     Parameters
     ----------
@@ -190,11 +181,6 @@ def part_whole(q: np.ndarray, subsets: Sequence) -> np.ndarray:
         From `CKAStatistics.matrix`.
     subsets : sequence of P subsets
         Each an int array of neuron indices without repeats, or a bool mask of shape [D].
-
-    Returns
-    -------
-    float64 array of shape [P]
-        NaN where CKA is undefined, as in `linear_cka`.
 
     Raises
     ------
@@ -213,20 +199,9 @@ def part_whole(q: np.ndarray, subsets: Sequence) -> np.ndarray:
 def part_part(q: np.ndarray, subsets: Sequence, pairs: Iterable[tuple[int, int]] | None = None) -> np.ndarray:
     """Return the CKA [P, P] between subsets of a layer's neurons, or [number of pairs] if pairs are given.
 
-    Parameters
-    ----------
-    q, subsets
-        As in `part_whole`, which also says when it is NaN and what is refused.
-    pairs : iterable of (int, int), optional
-        Positions in `subsets` to compare, for instance `seed_pairs(5)`.
+    `q` and `subsets` are those of `part_whole`; `pairs` of positions in `subsets`, for instance `seed_pairs(5)`, must
+    not point outside.
 
-    Raises
-    ------
-    ValueError
-        As in `part_whole`; or a pair points outside `subsets`.
-
-    Examples
-    --------
     >>> part_part(np.diag([3.0, 1.0]), [[0], [1], [0, 1]], pairs=[(0, 1), (0, 2)]).round(3)
     array([0.   , 0.866])
     """

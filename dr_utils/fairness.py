@@ -6,15 +6,10 @@ import numpy as np
 
 
 def gini(values) -> float:
-    """Return the Gini index of per-class accuracies, population form.
+    """Return the Gini index of per-class accuracies [C], population form.
 
     It is the mean absolute difference of all pairs over twice the mean: 0 when all are equal, all zero included, and
-    (C - 1) / C when one class takes all.
-
-    Parameters
-    ----------
-    values : array of shape [C]
-        Non-negative values, one per class; the paper averages each class's accuracy over seeds first.
+    (C - 1) / C when one class takes all. The paper averages each class's accuracy over seeds first.
 
     Raises
     ------
@@ -26,7 +21,7 @@ def gini(values) -> float:
     >>> gini([0.8, 0.8, 0.8]), gini([0.0, 0.0, 0.9, 0.9])
     (0.0, 0.5)
     """
-    values = _check_values(values)
+    values = _checked(values)
     if values.min() == values.max():
         return 0.0
     # Over sorted values the sum of absolute differences is linear: rank i (from 1) counts 2i - C - 1 times.
@@ -35,28 +30,22 @@ def gini(values) -> float:
 
 
 def coefficient_of_variation(values) -> float:
-    """Return the population standard deviation of per-class accuracies over their mean.
+    """Return the population standard deviation of per-class accuracies [C] over their mean; refuses what `gini` does.
 
-    `values` and errors are those of `gini`. It is 0 when all are equal, all zero included, and sqrt(C - 1) when one
-    class takes all.
+    It is 0 when all are equal, all zero included, and sqrt(C - 1) when one class takes all.
 
-    Examples
-    --------
     >>> round(coefficient_of_variation([0.2, 0.6]), 6)
     0.5
     """
-    values = _check_values(values)
-    if values.min() == values.max():
-        return 0.0
-    return float(values.std() / values.mean())
+    values = _checked(values)
+    return 0.0 if values.min() == values.max() else float(values.std() / values.mean())
 
 
-def _check_values(values) -> np.ndarray:
+def _checked(values) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"values must be a non-empty list, one number per class; got shape {values.shape}.")
-    if not np.isfinite(values).all():
-        raise ValueError(f"values must be finite; got {values[~np.isfinite(values)][0]} for a class.")
-    if values.min() < 0:
-        raise ValueError(f"values must not be negative (accuracies per class); got {values.min()}.")
+    if not np.isfinite(values).all() or values.min() < 0:
+        wrong = values[~(np.isfinite(values) & (values >= 0))][0]
+        raise ValueError(f"values must be finite and not negative (accuracies per class); got {wrong}.")
     return values

@@ -73,32 +73,16 @@ def critical_fraction(fractions, performance, full, delta: float, *, rule: str =
 def diffused_redundancy_interval(
     fractions, performance, full, delta: float, *, rule: str = "first", confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """Return the diffused redundancy and its bootstrap interval over the seeds.
+    """Return the diffused redundancy and the ends of its bootstrap interval over the seeds: dr, low, high.
 
     Seeds are drawn again with replacement; a seed brings its whole curve and, where `full` has one value per
     seed, its own full layer. Up to 6 seeds the bootstrap is exact: every resample counts with its
-    probability. Beyond, 4,000 are drawn with a fixed seed.
+    probability. Beyond, 4,000 are drawn with a fixed seed. The interval holds the share `confidence` of them, from
+    percentile to percentile, and is widened where needed to include the estimate. With one seed there is no spread
+    to learn from: low and high are NaN.
 
-    Parameters
-    ----------
-    fractions, performance, full, delta, rule
-        As in `diffused_redundancy`.
-    confidence : float
-        Coverage of the interval, in (0, 1).
+    The other arguments and errors are those of `diffused_redundancy`; `confidence` must lie in (0, 1).
 
-    Returns
-    -------
-    dr, low, high : float
-        The estimate and the percentile interval, widened where needed to include the estimate. With one seed
-        there is no spread to learn from: low and high are NaN.
-
-    Raises
-    ------
-    ValueError
-        As in `diffused_redundancy`; confidence outside (0, 1).
-
-    Examples
-    --------
     >>> diffused_redundancy_interval([0.1, 0.5, 1.0], [[0.7, 0.9], [0.9, 0.95], [1.0, 1.0]], 1.0, delta=0.9)
     (0.5, 0.5, 0.9)
     """
@@ -150,30 +134,26 @@ def _checked(fractions, performance, full, delta: float, rule: str):
     if rule not in RULES:
         raise unknown("rule", rule, RULES)
     delta = check_delta(delta)
-    fractions = np.asarray(fractions, dtype=np.float64)
-    performance = np.asarray(performance, dtype=np.float64)
-    full = np.atleast_1d(np.asarray(full, dtype=np.float64))
-    if fractions.ndim != 1 or fractions.size == 0:
-        raise ValueError(f"fractions must be a non-empty list; got shape {fractions.shape}.")
-    if performance.ndim not in (1, 2) or len(performance) != len(fractions) or performance.size == 0:
+    fractions, performance, full = (np.asarray(given, dtype=np.float64) for given in (fractions, performance, full))
+    n_fractions, full = len(np.unique(fractions)), np.atleast_1d(full)
+    if not n_fractions or fractions.shape != (n_fractions,) or not ((fractions > 0) & (fractions <= 1)).all():
+        raise ValueError(f"fractions must be distinct shares of the layer in (0, 1], at least one; got {fractions}.")
+    if performance.ndim not in (1, 2) or len(performance) != n_fractions or performance.size == 0:
         raise ValueError(
-            f"performance must have shape [{len(fractions)}] or [{len(fractions)}, seeds], "
-            f"one row per fraction; got {performance.shape}."
+            f"performance must have shape [{n_fractions}] or [{n_fractions}, seeds], one row per fraction; "
+            f"got {performance.shape}."
         )
-    outside = fractions[~((fractions > 0) & (fractions <= 1))]
-    if outside.size:
-        raise ValueError(f"fractions must lie in (0, 1] (shares of the layer's neurons); got {outside[0]}.")
-    if len(np.unique(fractions)) < len(fractions):
-        raise ValueError("fractions must be distinct; give seeds of one fraction as columns of performance.")
-    performance = performance.reshape(len(fractions), -1)
+    performance = performance.reshape(n_fractions, -1)
     missing = ~np.isfinite(performance).all(axis=1)
     if missing.any():
         raise ValueError(
             f"performance is NaN or infinite at fraction {fractions[missing][0]}; drop such fractions first."
         )
-    if full.ndim != 1 or len(full) not in (1, performance.shape[1]):
-        raise ValueError(f"full must be one number or one per seed ({performance.shape[1]}); got shape {full.shape}.")
-    if not (np.isfinite(full).all() and (full > 0).all()):
-        raise ValueError(f"the full layer's performance must be finite and above 0; got {full.min()}.")
+    n_seeds = performance.shape[1]
+    if full.shape not in ((1,), (n_seeds,)) or not (np.isfinite(full).all() and (full > 0).all()):
+        raise ValueError(
+            f"the full layer's performance must be finite and above 0, one number or one per seed ({n_seeds}); "
+            f"got {full}."
+        )
     order = np.argsort(fractions)
     return fractions[order], performance[order], full, delta

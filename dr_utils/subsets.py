@@ -26,17 +26,11 @@ def check_selection(name: str) -> str:
 
 
 def n_neurons(width: int, fraction: float) -> int:
-    """Return how many of a layer's `width` neurons a fraction in (0, 1] keeps.
+    """Return how many of a layer's `width` neurons a fraction in (0, 1] keeps: ``max(1, floor(fraction * width))``.
 
-    That is ``max(1, floor(fraction * width))``, exact for fractions written in decimals and for k / width.
+    It is exact for fractions written in decimals and for k / width. A width that is not a positive integer and a
+    fraction outside (0, 1] raise ValueError.
 
-    Raises
-    ------
-    ValueError
-        `width` is not a positive integer or `fraction` lies outside (0, 1].
-
-    Examples
-    --------
     >>> n_neurons(2048, 0.1), n_neurons(100, 0.29), n_neurons(8, 0.001)
     (204, 29, 1)
     """
@@ -53,15 +47,12 @@ def random_subsets(width: int, fraction: float, seeds: Iterable[int]) -> list[np
 
     Parameters
     ----------
-    width, fraction
-        Neurons in the layer, and the share kept, as in `n_neurons`.
+    width : int
+        Neurons in the layer.
+    fraction : float
+        Share kept, in (0, 1]: k = `n_neurons(width, fraction)`.
     seeds : iterable of int
-        One subset each; the paper uses 1 to 5.
-
-    Returns
-    -------
-    list of int64 arrays of shape [k]
-        Neuron indices in the permutation's order.
+        One subset, an int64 array [k], for each; the paper uses 1 to 5.
 
     Raises
     ------
@@ -93,13 +84,8 @@ def _randperm(width: int, k: int, seed: int) -> np.ndarray:
 def first_subset(width: int, fraction: float) -> np.ndarray:
     """Return the first k neurons in the layer's own order, int64 [k], as Matryoshka networks are cut (Fig. 6).
 
-    Raises
-    ------
-    ValueError
-        As `n_neurons`.
+    k and what is refused are those of `n_neurons`.
 
-    Examples
-    --------
     >>> first_subset(2048, 4 / 2048)
     array([0, 1, 2, 3])
     """
@@ -132,16 +118,13 @@ class Projection:
 
     @property
     def n_components(self) -> int:
-        """Number of components K, at most D."""
+        """K, the number of components."""
         return self.matrix.shape[1]
 
     def transform(self, x, n_components: int | None = None) -> np.ndarray:
         """Project features [n, D] of any split to float32 [n, K], or to the first `n_components` of the K columns.
 
-        Raises
-        ------
-        ValueError
-            `x` is not [n, D] or not finite, or `n_components` is below 1.
+        Features of another width or with NaN and `n_components` below 1 raise ValueError.
         """
         x = np.asarray(x, dtype=np.float64)
         check_features(x, allow_constant=True)
@@ -155,6 +138,9 @@ class Projection:
 def fit_projection(kind: str, x_train, *, seed: int = 0) -> Projection:
     """Fit a projection on train features.
 
+    It has D components, or for PCA on n <= D samples n - 1, the most that centred samples span; `note` then says so.
+    See Appendix D and Fig. 14 of the paper.
+
     Parameters
     ----------
     kind : str
@@ -166,20 +152,10 @@ def fit_projection(kind: str, x_train, *, seed: int = 0) -> Projection:
     seed : int
         Seed of the random projections; PCA has no randomness.
 
-    Returns
-    -------
-    Projection
-        With D components, or for PCA on n <= D samples n - 1, the most that centred samples span; `note`
-        then says so.
-
     Raises
     ------
     ValueError
         Unknown kind, features with NaN, constant features or, for PCA, fewer than 2 samples.
-
-    References
-    ----------
-    Appendix D and Fig. 14 of the paper.
 
     Examples
     --------

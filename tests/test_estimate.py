@@ -15,6 +15,7 @@ from dr_utils.__main__ import main
 from dr_utils.estimate import PUBLISHED, cell_cost, estimate, images_per_second, notebook_of, probe_rate, report
 from dr_utils.models import load_model
 from dr_utils.probes import masked
+from dr_utils.probes.chunks import find_chunks
 from dr_utils.profiles import Profile, load_profile
 
 
@@ -63,8 +64,8 @@ def test_device_memory_is_that_of_the_plan_of_a_run(monkeypatch, tmp_path, passe
     monkeypatch.setattr(masked, "plan_waves", lambda *given: plans.append(given) or real(*given))
     cost = cell_cost(profile, tiny_network("tiny_a"), "digits", "03")
     run(profile, tmp_path / "out")
-    ((chunks, features, _, *sizes),) = plans
-    assert cost.device_bytes == features + sum(chunk.n_bytes(*sizes) for chunk in chunks) > 0
+    ((subsets, seeds, features, _, *sizes),) = plans
+    assert cost.device_bytes == features + sum(c.n_bytes(*sizes) for c in find_chunks(subsets, seeds)) > 0
 
 
 def test_cells_go_to_the_notebook_that_needs_them_first():

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from dr_utils.probes.chunks import Chunk, find_chunks, first_equal, plan_waves
+from dr_utils.probes.chunks import Chunk, first_equal, plan_waves
 
 # Of what is free on a CUDA device when training starts; the rest is for evaluation and the allocator's slack.
 USABLE_SHARE = 0.8
@@ -40,12 +40,11 @@ class Block:
     def __init__(self, chunks: list[Chunk], subsets, seeds: list[int], n_classes: int, dtype: torch.dtype):
         n_columns, n_probes = len(chunks[0].columns), len(chunks[0].probes)
         self.at = [seeds.index(chunk.seed) for chunk in chunks]
-        columns = np.stack([chunk.columns for chunk in chunks])
-        self.columns = torch.as_tensor(columns)
+        self.columns = torch.as_tensor(np.stack([chunk.columns for chunk in chunks]))
         # Neighbouring columns, such as the whole layer's, are a view of the batch and need not be gathered.
-        start, stop = int(columns.min()), int(columns.max()) + 1
-        alike = stop - start == n_columns and self.at == list(range(len(seeds)))
-        self.span = slice(start, stop) if alike else None
+        span = slice(int(self.columns.min()), int(self.columns.max()) + 1)
+        in_place = span.stop - span.start == n_columns and self.at == list(range(len(seeds)))
+        self.span = span if in_place else None
         self.weight = torch.zeros(len(chunks), n_columns, n_probes, n_classes, dtype=dtype)
         self.bias = torch.zeros(len(chunks), 1, n_probes, n_classes, dtype=dtype)
         self.mask = torch.zeros(len(chunks), n_columns, n_probes, 1, dtype=dtype)
@@ -65,7 +64,7 @@ class Block:
             setattr(self, name, getattr(self, name).to(device))
 
     def step(self, x: torch.Tensor, y: torch.Tensor, rate: float, momentum: float, weight_decay: float) -> None:
-        """One step as `torch.optim.SGD` takes it, on batches x [seeds, B, D] with labels y [seeds, B]."""
+        """Take a step as `torch.optim.SGD` does, on batches x [seeds, B, D] with labels y [seeds, B]."""
         n_chunks, n_columns, n_probes, n_classes = self.weight.shape
         if self.span:
             x = x[:, :, self.span]
@@ -111,14 +110,14 @@ class Trainer:
             memory = int(USABLE_SHARE * torch.cuda.mem_get_info(self.device)[0])
         budget = float("inf") if memory is None else memory
         sizes = (x.shape[1], n_classes, batch_size, self.dtype.itemsize)
-        resident, waves = plan_waves(find_chunks(subsets, seeds), x.size * self.stored.itemsize, budget, *sizes)
+        resident, waves = plan_waves(subsets, seeds, x.size * self.stored.itemsize, budget, *sizes)
         self.resident = resident and not on_cpu  # on the CPU features are where they are, in memory or in a file
         # A step's products are too small to share among cores; whole chunks, one core each, are not.
         self.n_workers = torch.get_num_threads() if on_cpu else 1
-        self.waves = []
-        for wave in waves:
-            shares = [wave[i :: self.n_workers] for i in range(min(self.n_workers, len(wave)))]
-            self.waves.append([self._blocks(share, subsets) for share in shares])
+        self.waves = [
+            [self._blocks(share, subsets) for i in range(self.n_workers) if (share := wave[i :: self.n_workers])]
+            for wave in waves
+        ]
 
     def _blocks(self, chunks: list[Chunk], subsets) -> tuple[list[int], list[Block]]:
         """Return the seeds of these chunks, and the chunks with those of one shape stacked."""

@@ -47,12 +47,8 @@ class ProbeResult:
     def score(self, x, y, *, device="cpu") -> tuple[np.ndarray, np.ndarray]:
         """Return `accuracy` and `per_class_accuracy` on another set, such as a shifted one.
 
-        `x` [n, D] are its features, `y` [n] its class indices below C; products run on `device`.
-
-        Raises
-        ------
-        ValueError
-            Wrong width, NaN entries, or labels that do not match.
+        `x` [n, D] are its features, `y` [n] its class indices below C; products run on `device`. Other widths, NaN and
+        labels that do not match raise ValueError.
         """
         x, y, n_classes = np.asarray(x), np.asarray(y), self.bias.shape[1]
         check_features(x, name="features to score", allow_constant=True)
@@ -60,24 +56,22 @@ class ProbeResult:
             raise ValueError(f"the probes were fitted on {self.width} columns; got features of shape {x.shape}.")
         if y.shape != (len(x),) or y.min() < 0 or y.max() >= n_classes:
             raise ValueError(f"labels must be {len(x)} class indices below {n_classes}; got {y} of shape {y.shape}.")
-        correct = np.stack([guess == y for guess in self._guesses(x, str(device or "cpu"))]).astype(np.float64)
+        with np.errstate(all="ignore"):  # a probe that diverged guesses one class
+            correct = np.stack([guess == y for guess in self._guesses(x, str(device or "cpu"))]).astype(np.float64)
         counts = np.bincount(y, minlength=n_classes).astype(np.float64)
         hits = correct @ np.eye(n_classes)[y]
         return correct.mean(axis=1), hits / np.where(counts == 0, np.nan, counts)
 
     def _guesses(self, x: np.ndarray, device: str):
         x = x.astype(self.bias.dtype, copy=False)
-        if device == "cpu":
-            with np.errstate(all="ignore"):  # a probe that diverged guesses one class
-                for subset, weight, bias in zip(self.subsets, self.weights, self.bias, strict=True):
-                    yield (x.take(subset, axis=1) @ weight.T + bias).argmax(axis=1)
-            return
-        import torch
+        if device != "cpu":
+            import torch
 
-        x = torch.as_tensor(x, device=device)
+            x = torch.as_tensor(x, device=device)
         for given in zip(self.subsets, self.weights, self.bias, strict=True):
-            subset, weight, bias = (torch.as_tensor(part, device=device) for part in given)
-            yield (x.take(subset, axis=1) @ weight.T + bias).argmax(1).cpu().numpy()
+            subset, weight, bias = given if device == "cpu" else (torch.as_tensor(g, device=device) for g in given)
+            guess = (x[:, subset] @ weight.T + bias).argmax(1)
+            yield guess if device == "cpu" else guess.cpu().numpy()
 
 
 def evaluated(weights, bias, subsets, x_test, y_test, device="cpu") -> ProbeResult:
@@ -87,21 +81,15 @@ def evaluated(weights, bias, subsets, x_test, y_test, device="cpu") -> ProbeResu
 
 
 def checked(x_train, y_train, x_test, y_test, subsets):
-    """Return the four arrays, the subsets as int64 arrays and the number of classes.
-
-    Raises
-    ------
-    ValueError
-        Saying what is wrong with them.
-    """
-    x_train, x_test = np.asarray(x_train), np.asarray(x_test)
-    y_train, y_test = np.asarray(y_train), np.asarray(y_test)
+    """Return the arrays, the subsets as int64 arrays and the number of classes; bad input raises ValueError."""
+    x_train, y_train, x_test, y_test = map(np.asarray, (x_train, y_train, x_test, y_test))
     check_features(x_train, name="train features")
     check_features(x_test, name="test features", allow_constant=True)
-    if x_train.shape[1] != x_test.shape[1]:
-        raise ValueError(f"train and test features differ in width: {x_train.shape[1]} and {x_test.shape[1]}.")
+    width = x_train.shape[1]
+    if x_test.shape[1] != width:
+        raise ValueError(f"train and test features differ in width: {width} and {x_test.shape[1]}.")
     n_classes = check_labels(y_train, y_test, len(x_train), len(x_test))
-    subsets = [check_subset(s, x_train.shape[1], name=f"subset {number}") for number, s in enumerate(subsets)]
+    subsets = [check_subset(subset, width, name=f"subset {number}") for number, subset in enumerate(subsets)]
     if not subsets:
         raise ValueError("no subsets given: pass at least one array of neuron indices.")
     return x_train, y_train, x_test, y_test, subsets, n_classes

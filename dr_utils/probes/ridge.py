@@ -13,8 +13,8 @@ from dr_utils.probes.result import ProbeResult, checked, evaluated
 def fit_ridge(x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *, alpha: float = 1.0) -> ProbeResult:
     """Fit one ridge probe per subset of neurons.
 
-    Minimises ``||Y - X W' - b||^2 + alpha ||W||^2`` with Y one-hot and b not penalised, which is
-    scikit-learn's `Ridge(alpha)`; a sample is given the class of its largest output.
+    Minimises ``||Y - X W' - b||^2 + alpha ||W||^2`` in float64 with Y one-hot and b not penalised, which is
+    scikit-learn's `Ridge(alpha)`; a sample is given the class of its largest output. No seed: the solution is unique.
 
     Parameters
     ----------
@@ -26,11 +26,6 @@ def fit_ridge(x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *
         The neurons of each probe.
     alpha : float
         Penalty, in squared units of the features; above 0.
-
-    Returns
-    -------
-    ProbeResult
-        In float64. It has no seed: the solution is unique.
 
     Raises
     ------
@@ -77,32 +72,10 @@ def choose_alpha(x_train, y_train, *, relative=(1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
     A fixed penalty means something else for every network, and too small a one lets the whole layer overfit
     where there are about as many neurons as samples, so that parts of it look better than the whole.
 
-    Parameters
-    ----------
-    x_train : float array of shape [n, D]
-        Train features.
-    y_train : int array of shape [n]
-        Class indices 0 .. C-1.
-    relative : sequence of float
-        Candidates, in units of the mean diagonal of the centred Gram matrix X'X.
-    share : float
-        Share of each class that is held out to compare them.
-    seed : int
-        Draws the held-out samples.
+    Candidates are `relative` times the mean diagonal of the centred Gram matrix X'X. A `share` of each class, drawn by
+    `seed`, is held out, and the candidate under which the full layer is most accurate on it is returned, the largest of
+    equals; for classes too small to hold any out, the mean diagonal itself. Refuses what `fit_ridge` does.
 
-    Returns
-    -------
-    float
-        The candidate under which the full layer is most accurate on the held-out samples, the largest of equals;
-        for classes too small to hold any out, the mean diagonal itself.
-
-    Raises
-    ------
-    ValueError
-        As for `fit_ridge`.
-
-    Examples
-    --------
     >>> choose_alpha(np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1]))
     5.0
     """

@@ -22,9 +22,9 @@ def fit_probes(
 ) -> ProbeResult:  # fmt: skip
     """Train one linear probe per subset of neurons, all of them in one run.
 
-    Softmax regression by SGD with momentum, the paper's protocol (Appendix B) by default: each probe
-    ends with the weights that `torch.nn.Linear` with `torch.optim.SGD` and `StepLR` would reach on the
-    same batches. The weights of all probes are one matrix, whose gradient is masked where a probe has no neuron.
+    Softmax regression by SGD with momentum, the paper's protocol (Appendix B) by default: each probe ends with the
+    weights that `torch.nn.Linear` with `torch.optim.SGD` and `StepLR` would reach on the same batches. Probes are
+    columns of one weight matrix, whose gradient is masked where a probe has no neuron.
 
     Parameters
     ----------
@@ -38,13 +38,8 @@ def fit_probes(
         SGD; the learning rate is multiplied by `gamma` every `step_epochs` epochs.
     seed : int or sequence of P ints
         Decides a probe's first weights and the order of its samples.
-    device : str or torch.device, optional
-        Default: the CPU.
-    dtype : str
-        Precision of the training.
-    x_epochs : callable, optional
-        Given the epoch, 0 .. epochs - 1, returns the train features [n, D] of that epoch, where images are
-        augmented anew: one call feeds all probes. `x_train` then decides shape and checks only.
+    device, dtype
+        Where to train, the CPU by default, and in which precision.
     held_out : float
         Above 0, that share of train (stratified, the same for all probes) is held out, and each probe ends with the
         weights of the epoch that is best on it, the first such one: what the published code does with a tenth.
@@ -52,23 +47,18 @@ def fit_probes(
         Bytes of device memory that training may take; by default most of what is free on a CUDA device, and no limit on
         the CPU. Probes that do not fit take turns, and features that do not fit are read from the host batch by
         batch; the results are the same.
+    x_epochs : callable, optional
+        Given the epoch, 0 .. epochs - 1, returns the train features [n, D] of that epoch, where images are
+        augmented anew: one call feeds all probes. `x_train` then decides shape and checks only.
     on_epoch : callable, optional
         Called with (epochs done, epochs) after each epoch.
-
-    Returns
-    -------
-    ProbeResult
 
     Raises
     ------
     ValueError
         Features with NaN or without variation, labels that do not match them, a class absent from
         train, an empty or out-of-range subset, a seed list of the wrong length, or memory too small for one probe.
-
-    Warns
-    -----
-    RuntimeWarning
-        Probes that diverged (weights no longer finite); their accuracy is that of a constant guess.
+        Probes that diverge (weights no longer finite) only warn; their accuracy is that of a constant guess.
 
     Examples
     --------

@@ -51,7 +51,11 @@ def test_mini_is_what_the_issue_asks_for():
     assert list(mini.tasks) == ["cifar10", "groceries", "fashion_mnist", "digits"]
     assert mini.tasks["cifar10"].eval_sets == ["test", "corrupted"]
     assert all(task.test is None or task.test >= 1000 for task in mini.tasks.values())
-    assert mini.fractions == [0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0]
+    # One grid for all: any two networks can be compared at every stop of a slider.
+    assert all(mini.selected(*cell)["random"] == mini.fractions for cell in mini.cells()) and len(mini.fractions) == 18
+    wanted = {0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 0.9, 1.0}  # printed points, and those that claims are about
+    wanted |= {2.0**-i for i in range(7)} | {i / 8 for i in range(1, 9)}  # the nested network, the narrowest layer
+    assert wanted == set(mini.fractions)
     assert mini.seeds == [1, 2, 3, 4, 5]
     assert (mini.deltas[0], mini.deltas[-1]) == (0.75, 1.0)
     probe = mini.probe

@@ -663,6 +663,10 @@ def test_a_weight_file_is_known_by_its_hash(resnet18, data, monkeypatch):
     assert after != before
     file.unlink()
     assert load_model("resnet18_standard").identity == after  # of a file that has been taken away since
+    assert listing.file_hash(CARDS["resnet18_standard"], fetch=False)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **kwargs: pytest.fail("fetched"))
+    with pytest.raises(AssetError, match="the weights of vgg16_standard .* are not here yet"):
+        listing.file_hash(CARDS["vgg16_standard"], fetch=False)
 
 
 def test_torchvisions_vgg16_in_timms_names():

@@ -20,7 +20,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.body, self.width = body, width
         self.flips = preprocessing["channel_order"] == "BGR"
-        # One multiplication and one addition, rounded to float32 last. They are not weights: left out of the state dict.
+        # One multiplication and one addition, rounded to float32 last. Not weights: left out of the state dict.
         scale = [preprocessing["range"] / std for std in preprocessing["std"]]
         shift = [-mean / std for mean, std in zip(preprocessing["mean"], preprocessing["std"], strict=True)]
         self.register_buffer("_scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)

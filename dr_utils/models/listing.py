@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from dr_utils import store
 from dr_utils.checks import short
 from dr_utils.fetch import data_dir, hub_within_reach
 from dr_utils.models.cards import PAPER, PublishedCard
-from dr_utils.store import AssetError, sha256_of
+from dr_utils.store import AssetError, CacheError, sha256_of
 
 FOLDER = "weights"
 
@@ -65,7 +66,7 @@ def weights_file(card: PublishedCard) -> Path:
     )
 
 
-def file_hash(card: PublishedCard) -> str:
+def file_hash(card: PublishedCard, *, fetch: bool = True) -> str:
     """Return the SHA-256 of a network's weight file, remembered by the file's size and time of change.
 
     Of a file that has been taken away since, the remembered hash is returned; one that was never here is fetched.
@@ -73,19 +74,22 @@ def file_hash(card: PublishedCard) -> str:
     Raises
     ------
     AssetError
-        See `weights_file`.
+        It was never here, and cannot be fetched or must not be.
     """
     key = store.key_of({"weight file": card.file})
     known, path = store.read("weights", key), _at_hand(card)
     if path is None and known:
         return known.about["sha256"]
+    if path is None and not fetch:
+        raise AssetError(f"the weights of {card.name} ({card.file}) are not here yet.")
     path = path or weights_file(card)
     stat = path.stat()
     seen = {"file": card.file, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     if known and known.about.items() >= seen.items():
         return known.about["sha256"]
     found = sha256_of(path)
-    store.write("weights", key, about={**seen, "sha256": found})
+    with contextlib.suppress(CacheError):  # a cache that others prepared may be read-only here
+        store.write("weights", key, about={**seen, "sha256": found})
     return found
 
 

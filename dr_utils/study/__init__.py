@@ -21,7 +21,7 @@ from dr_utils.device import device_name
 from dr_utils.features import Features, extract, features_key, stored
 from dr_utils.fetch import data_dir
 from dr_utils.models import PAPER, Network, check_network, load_model, split_layer
-from dr_utils.models.listing import missing_weights
+from dr_utils.models.listing import file_hash, missing_weights
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
 from dr_utils.store import AssetError, Stored
@@ -262,6 +262,8 @@ class Study:
         known = noted.get("cells", {}) if noted.get("profile") == self.profile.fingerprint() else {}
         for cell in self.profile.cells() if cells is None else cells:
             try:
+                if (card := PAPER.get(split_layer(cell[0])[0])) is not None:
+                    file_hash(card, fetch=False)  # to ask what is missing fetches nothing
                 keys[cell] = store.key_of(self._made_of(*cell))
             except AssetError:
                 keys[cell] = known.get("/".join(cell))

@@ -81,6 +81,12 @@ def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 
     dr_utils.store.AssetError
         The archive cannot be had, or the cache folder cannot be used; a file or folder is missing in the data folder,
         or is not the published data set.
+
+    Examples
+    --------
+    >>> digits = load_dataset("digits", "test", size=100)
+    >>> len(digits), digits.images.shape[1:], len(digits.classes)
+    (100, (8, 8, 3), 10)
     """
     source, drawn_from = _checked(name, split, size, seed)
     content = folders.read_split(source, split) if source.needs else archives.load_split(source, drawn_from)

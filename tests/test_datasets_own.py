@@ -496,7 +496,7 @@ Path(sys.argv[2]).touch()
 while not Path(sys.argv[3]).exists():
     time.sleep(0.01)
 found = extract(network, task, resolution=64, device="cpu", batch_size=2)
-print(found.key, found.manifest["content"])
+print(found.key, found.x.tobytes().hex()[:64])
 """
 
 

@@ -28,7 +28,9 @@ READY = """() => {
     && kernel?.connectionStatus === 'connected' && kernel.status === 'idle');
 }"""
 RUN_ALL = "() => window.jupyterapp.commands.execute('notebook:run-all-cells')"  # resolves when all cells have run
-ERROR = "[data-mime-type='application/vnd.jupyter.error']"
+ERRORS = """() => window.jupyterapp.shell.currentWidget.content.model.toJSON().cells
+  .flatMap(cell => cell.outputs ?? []).filter(output => output.output_type === 'error')
+  .map(error => `${error.ename}: ${error.evalue}`)"""
 # Resolves with the milliseconds from a key press on a slider to the frame after the last change of anything in its
 # output, charts and headings included; null where the readout did not change.
 REPAINT = """(key) => new Promise((done) => {
@@ -115,12 +117,15 @@ def _knock(port: int, path: str | None):
 def lab(folder: Path, theme: str = "light") -> Iterator[str]:
     """JupyterLab at a folder, with a token; gives the address of a notebook with ``{}`` in place of its name."""
     token = secrets.token_hex(16)
-    settings = folder / ".jupyter" / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True, exist_ok=True)
-    (settings / "themes.jupyterlab-settings").write_text(json.dumps({"theme": THEMES[theme]}))
-    (settings / "notification.jupyterlab-settings").write_text(
-        json.dumps({"fetchNews": "false", "checkForUpdates": False})
-    )
+    chosen = {
+        "apputils-extension/themes": {"theme": THEMES[theme]},
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "notebook-extension/tracker": {"windowingMode": "none"},  # cells out of sight are on the page too
+    }
+    for name, values in chosen.items():
+        path = folder / ".jupyter" / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
     command = ["jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--IdentityProvider.token={token}", "--allow-root",
                f"--ServerApp.root_dir={folder}", "--ServerApp.port_retries=0", "--expose-app-in-browser"]  # fmt: skip
     with server(command, folder, f"/api/status?token={token}") as port:
@@ -147,7 +152,7 @@ def open_notebook(page, address: str) -> None:
 def run_all(page) -> None:
     """Run all cells of the notebook on the page, to the end; an error in a cell is raised."""
     page.evaluate(RUN_ALL)
-    errors = page.locator(ERROR).all_inner_texts()
+    errors = page.evaluate(ERRORS)
     assert not errors, "\n".join(errors)
 
 

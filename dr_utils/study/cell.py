@@ -19,7 +19,7 @@ from dr_utils.subsets import PROJECTIONS, first_subset, fit_projection, n_neuron
 if TYPE_CHECKING:
     from dr_utils.features import Features
 
-# Part of every cell's key. Raise it when a cell's numbers change, and renew the golden numbers of tests/test_cell.py.
+# Part of every cell's key. Raise it when a cell's numbers change, and renew the golden numbers: tests/test_golden.py.
 VERSION = 1
 
 _PROBE = ("model", "dataset", "eval_set", "selection", "fraction", "n_neurons", "seed")

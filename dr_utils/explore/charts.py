@@ -76,10 +76,12 @@ class Chart(widgets.VBox):
         margin = 0.02 * (high - low)
         self.x.min, self.x.max = (low * 0.9, high * 1.08) if logarithmic else (low - margin, high + margin)
         if logarithmic:
-            shown = [t for t in LOG_TICKS if low * 0.9 <= t <= high] if high <= 1 else sorted({float(v) for v in x})
-            # Eight labels fit; every second one is left out where there are more.
-            self.x_axis.tick_values = shown[:: -(-len(shown) // 8)]
-            self.x_axis.tick_format = "~g"
+            ticks = [t for t in LOG_TICKS if low * 0.9 <= t <= high] if high <= 1 else sorted({float(v) for v in x})
+            shown = ticks[-1:]
+            for tick in ticks[::-1]:  # about eight labels fit
+                if tick * (high / low) ** (1 / 9) <= shown[-1] and tick < shown[-1]:
+                    shown.append(tick)
+            self.x_axis.tick_values, self.x_axis.tick_format = shown, "~g"
 
 
 class CurveChart(Chart):

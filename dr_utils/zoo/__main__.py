@@ -11,9 +11,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from dr_utils.models.small import WEIGHTS, read_card
 from dr_utils.progress import clock
-from dr_utils.zoo.recipes import RECIPES, find_recipe
+from dr_utils.store import path_of
+from dr_utils.zoo import RECIPES, find_recipe
 
 say = partial(print, flush=True)  # at once: the output may be a pipe
 
@@ -53,24 +56,21 @@ def train_networks(args: argparse.Namespace) -> None:
     except OSError as error:
         why = f"{error.strerror}; choose another folder with --out."
         raise ValueError(f"cannot write to {args.out}: {why}") from None
-    from dr_utils import store
-    from dr_utils.zoo.cards import store_weights
-    from dr_utils.zoo.data import load_images
-    from dr_utils.zoo.training import Training
+    from dr_utils.zoo import cards, data, training  # these import torch
 
     for i, recipe in enumerate(recipes, start=1):
         wanted = {"n_classes": recipe.n_classes, "limit": args.limit}
-        images, val = (load_images(args.data, split, **wanted) for split in ("train", "val"))
+        images, val = (data.load_images(args.data, split, **wanted) for split in ("train", "val"))
         if images.classes != val.classes:
             raise ValueError("the train and val tar files hold different classes; fetch both again.")
         card, label = read_card(recipe.name, args.out), f"[{i}/{len(recipes)}] {recipe.name}"
         if card is not None and (card.recipe, card.upstream_images) == (recipe.as_dict(), len(images)):
             say(f"{label}: kept, trained earlier")
             continue
-        training = Training(recipe, images, device=args.device, precision=args.precision)
-        say(f"{label}: {recipe.epochs} epochs on {training.device}, {len(images)} images")
-        card = store_weights(training.run(), val, args.out)
-        store.path_of("checkpoints", training.key).unlink(missing_ok=True)
+        run = training.Training(recipe, images, device=args.device, precision=args.precision)
+        say(f"{label}: {recipe.epochs} epochs on {run.device}, {len(images)} images")
+        card = cards.store_weights(run.run(), val, args.out)
+        path_of("checkpoints", run.key).unlink(missing_ok=True)
         accuracies = f"clean {card.clean_accuracy:.3f}, robust {card.robust_accuracy:.3f}"
         say(f"{label}: {accuracies}, {clock(card.training_seconds)} of training")
 
@@ -81,32 +81,36 @@ def evaluate_networks(args: argparse.Namespace) -> None:
     for name in names:
         find_recipe(name)
     from dr_utils.models.small_networks import load_weights
-    from dr_utils.zoo.cards import evaluate
-    from dr_utils.zoo.data import load_images
+    from dr_utils.zoo import cards, data
 
     for name in names:
         network, card = load_weights(name, args.out)
-        images = load_images(args.data, "val", n_classes=card.upstream_classes, limit=args.limit)
+        images = data.load_images(args.data, "val", n_classes=card.upstream_classes, limit=args.limit)
         attack = {"radius": card.robust_radius, "steps": card.robust_steps}
-        found = evaluate(network, images, **attack, device=args.device)
+        found = cards.evaluate(network, images, **attack, device=args.device)
         say(
             f"{name}: clean {found['clean_accuracy']:.4f} (card {card.clean_accuracy:.4f}), "
             f"robust {found['robust_accuracy']:.4f} (card {card.robust_accuracy:.4f}) on {len(images)} images"
         )
 
 
-def print_cards(args: argparse.Namespace) -> None:
-    """Print the table of cards."""
-    from dr_utils.zoo.cards import report
-
-    say(report(args.out))
+def report_networks(args: argparse.Namespace) -> None:
+    """Print the cards in a folder as a table; networks that are not trained say so."""
+    cards = {name: read_card(name, args.out) for name in RECIPES}
+    rows = {name: {"D": "not trained"} if card is None else {
+        "D": card.width, "classes": card.upstream_classes, "epochs": card.epochs, "clean": f"{card.clean_accuracy:.3f}",
+        "robust": f"{card.robust_accuracy:.3f}", "eps": card.robust_radius, "parameters": f"{card.parameters:,}",
+        "mult-adds": f"{card.multiply_adds:,}", "time": clock(card.training_seconds), "precision": card.precision,
+        "hardware": card.hardware,
+    } for name, card in cards.items()}  # fmt: skip
+    say(pd.DataFrame.from_dict(rows, orient="index", dtype=object).fillna("").to_string())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; return 0 if done, 2 for bad input or files, 130 if interrupted."""
     args = parse(argv)
     try:
-        {"train": train_networks, "evaluate": evaluate_networks, "report": print_cards}[args.command](args)
+        {"train": train_networks, "evaluate": evaluate_networks, "report": report_networks}[args.command](args)
     except (ValueError, RuntimeError, FloatingPointError) as error:
         print(f"zoo: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,5 @@
 """Attacks in the l2 ball: projected gradient descent, and the single step with its safeguard.
 
-An attack sees a function from images to scores. Whether batch normalisation runs in training or evaluation mode, and
-at which precision, is up to that function.
-
 References
 ----------
 Madry et al., Towards deep learning models resistant to adversarial attacks, ICLR 2018.
@@ -18,9 +15,7 @@ from torch.nn.functional import cross_entropy
 
 Score = Callable[[torch.Tensor], torch.Tensor]
 
-# Gradients of saturated scores may vanish; their direction is then left at zero.
-_TINY = 1e-12
-SAFEGUARD_STEPS = 10
+_TINY = 1e-12  # gradients of saturated scores may vanish; their direction is then left at zero
 
 
 def lengths(x: torch.Tensor) -> torch.Tensor:
@@ -58,17 +53,11 @@ def pgd(
     ----------
     score : callable
         From images to scores [B, C], differentiable; an image's scores must not depend on the other images.
-    images : float tensor of shape [B, C, H, W]
-        In [0, 1].
-    labels : int tensor of shape [B]
-    radius, steps
-        Of the ball, in units of the images; and the number of gradient steps.
-    step_size : float, optional
-        Default 2 * radius / steps, with which any point of the ball can be reached from any other.
-    start_radius : float, optional
-        The start is uniform in the ball of this radius; default `radius`, 0 for the image itself.
-    generator : torch.Generator, optional
-        For the random start.
+    images, labels : float tensor of shape [B, C, H, W] in [0, 1], int tensor of shape [B]
+    radius, steps, step_size
+        Of the ball, in units of the images; gradient steps and their length, by default 2 * radius / steps.
+    start_radius, generator
+        The random start is uniform in the ball of this radius, by default `radius`; 0 is the image itself.
 
     Returns
     -------
@@ -78,7 +67,7 @@ def pgd(
     Raises
     ------
     ValueError
-        Radius, steps or step size that are not positive, images outside [0, 1], or a start outside the ball.
+        Settings that are not positive, images outside [0, 1], or a start outside the ball.
     """
     step_size = 2 * radius / max(steps, 1) if step_size is None else step_size
     start_radius = radius if start_radius is None else start_radius
@@ -105,23 +94,14 @@ def pgd(
     return attacked.detach()
 
 
-def single_step(
-    score: Score, images: torch.Tensor, labels: torch.Tensor, *, radius: float, generator: torch.Generator | None = None
-) -> torch.Tensor:
+def single_step(score: Score, images: torch.Tensor, labels: torch.Tensor, *, radius: float, generator=None):
     """Attack by one step from a random start, as fast adversarial training does; parameters and result as in `pgd`.
 
-    In thousands of dimensions a uniform start lies almost on the ball's surface, at right angles to the gradient. A
-    step from there wastes much of the radius on noise. So the start is drawn from the ball of half the radius, and the
-    step is 1.25 radii long.
+    A uniform start lies almost on the ball's surface, at right angles to the gradient, and wastes much of the radius.
+    So the start is drawn from the ball of half the radius, and the step is 1.25 radii long.
     """
     step = {"steps": 1, "step_size": 1.25 * radius, "start_radius": radius / 2}
     return pgd(score, images, labels, radius=radius, generator=generator, **step)
-
-
-def accuracy(score: Score, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the share of images [B, C, H, W] whose highest score is their label's."""
-    with torch.no_grad():
-        return float((score(images).argmax(1) == labels).float().mean())
 
 
 def has_collapsed(single: float, multi: float) -> bool:
@@ -129,15 +109,14 @@ def has_collapsed(single: float, multi: float) -> bool:
     return multi < 0.5 * single and single - multi > 0.05
 
 
-def safeguard(
-    score: Score, images: torch.Tensor, labels: torch.Tensor, *, radius: float, generator: torch.Generator | None = None
-) -> bool:
+def safeguard(score: Score, images: torch.Tensor, labels: torch.Tensor, *, radius: float, generator=None) -> bool:
     """Return whether single-step training has overfitted catastrophically, judged on a few training images.
 
     A network trained by single steps may learn to resist only these: from one epoch to the next, accuracy under 10
     steps falls to nothing while accuracy under the single step rises (Wong et al. 2020).
     """
     given = {"radius": radius, "generator": generator}
-    single = accuracy(score, single_step(score, images, labels, **given), labels)
-    given |= {"steps": SAFEGUARD_STEPS, "step_size": 2.5 * radius / SAFEGUARD_STEPS}
-    return has_collapsed(single, accuracy(score, pgd(score, images, labels, **given), labels))
+    single = single_step(score, images, labels, **given)
+    multi = pgd(score, images, labels, steps=10, step_size=radius / 4, **given)
+    with torch.no_grad():
+        return has_collapsed(*(float((score(x).argmax(1) == labels).float().mean()) for x in (single, multi)))

@@ -1,14 +1,12 @@
-"""Measure a trained network, store its weights in float16 with a card beside them, and list the cards."""
+"""Measure a trained network, and store its weights in float16 with a card beside them."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-import pandas as pd
 import torch
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,12 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from dr_utils import store
 from dr_utils.datasets import ImageTask
 from dr_utils.device import pick_device
-from dr_utils.models.small import IMAGES_SIDE, WEIGHTS, Card, card_path, read_card, weights_path
+from dr_utils.models.small import IMAGES_SIDE, WEIGHTS, Card, card_path, weights_path
 from dr_utils.models.small_networks import SmallNetwork
-from dr_utils.progress import clock, progress
+from dr_utils.progress import progress
 from dr_utils.zoo.attacks import pgd
 from dr_utils.zoo.data import to_batch
-from dr_utils.zoo.recipes import RECIPES
 from dr_utils.zoo.training import Training
 
 ATTACK_STEPS = 20
@@ -31,15 +28,10 @@ BATCH_SIZE = 500  # images; the attack's random starts depend on it
 def evaluate(
     network: SmallNetwork, images: ImageTask, *, radius: float, steps: int = ATTACK_STEPS, device: str = "auto"
 ) -> dict[str, float]:
-    """Measure accuracy on validation images, clean and under PGD in the l2 ball, in float32.
+    """Return "clean_accuracy" and "robust_accuracy" in [0, 1] on validation images; the second is under PGD.
 
     The attack's steps are 2.5 * radius / steps long and its random start is seeded. Only images that are right to begin
-    with are attacked, so that an attack cannot put an image right.
-
-    Returns
-    -------
-    dict
-        "clean_accuracy" and "robust_accuracy", in [0, 1].
+    with are attacked, so that an attack cannot put an image right. All is computed in float32.
     """
     device = pick_device(device)
     network = network.eval().to(device, memory_format=torch.channels_last)
@@ -109,18 +101,3 @@ def store_weights(trained: Training, images: ImageTask, folder: Path | str = WEI
     with store.atomic_path(card_path(card.name, folder)) as part:
         part.write_text(json.dumps(asdict(card), indent=2) + "\n")
     return card
-
-
-def report(folder: Path | str = WEIGHTS, names: Iterable[str] = RECIPES) -> str:
-    """Lay out the cards in a folder as text, one line per network; those that are not trained say so."""
-    rows = {}
-    for name in names:
-        card = read_card(name, folder)
-        rows[name] = {"D": "not trained"} if card is None else {
-            "D": card.width, "classes": card.upstream_classes, "epochs": card.epochs,
-            "clean": f"{card.clean_accuracy:.3f}", "robust": f"{card.robust_accuracy:.3f}",
-            "eps": f"{card.robust_radius:g}", "parameters": f"{card.parameters / 1e6:.2f} M",
-            "mult-adds": f"{card.multiply_adds / 1e6:.0f} M", "time": clock(card.training_seconds),
-            "precision": card.precision, "hardware": card.hardware,
-        }  # fmt: skip
-    return pd.DataFrame.from_dict(rows, orient="index", dtype=object).fillna("").to_string()

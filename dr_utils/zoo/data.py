@@ -31,12 +31,12 @@ def load_images(folder: str | Path, split: str, *, n_classes: int, limit: int | 
     Parameters
     ----------
     folder : path
-        Where the two tar files are.
+        Where the tar files are.
     split : {"train", "val"}
     n_classes : int
-        As many classes as the tar file has, or fewer: a choice that is the same for both splits, labelled anew.
+        As many as the tar file has, or fewer: a choice that is the same for both splits, labelled anew.
     limit : int, optional
-        Take only this many images, drawn with a fixed seed; for trials.
+        Draw only this many images, with a fixed seed; for trials.
 
     Returns
     -------
@@ -58,19 +58,14 @@ def load_images(folder: str | Path, split: str, *, n_classes: int, limit: int | 
     if (found := len(task.classes)) < n_classes:
         raise ValueError(f"{n_classes} classes are needed, but {TARS[split]} has {found}; get the whole Tiny-ImageNet.")
     if n_classes < found:
-        chosen = np.sort(_choose(found, n_classes))
-        task = _take(task, np.flatnonzero(np.isin(task.labels, chosen)))
-        classes = tuple(task.classes[c] for c in chosen)
-        task = replace(task, labels=np.searchsorted(chosen, task.labels), classes=classes)
-    return task if limit is None or limit >= len(task) else _take(task, _choose(len(task), limit))
-
-
-def _choose(n: int, k: int) -> np.ndarray:
-    return random_subsets(n, k / n, [CHOICE_SEED])[0]
-
-
-def _take(task: ImageTask, rows: np.ndarray) -> ImageTask:
-    return replace(task, images=task.images[rows], labels=task.labels[rows])
+        chosen = np.sort(random_subsets(found, n_classes / found, [CHOICE_SEED])[0])
+        rows, classes = np.isin(task.labels, chosen), tuple(task.classes[c] for c in chosen)
+        labels = np.searchsorted(chosen, task.labels[rows])
+        task = replace(task, images=task.images[rows], labels=labels, classes=classes)
+    if limit is not None and limit < len(task):
+        (rows,) = random_subsets(len(task), limit / len(task), [CHOICE_SEED])
+        task = replace(task, images=task.images[rows], labels=task.labels[rows])
+    return task
 
 
 def _decoded(tar: Path, split: str) -> ImageTask:
@@ -79,18 +74,21 @@ def _decoded(tar: Path, split: str) -> ImageTask:
         raise AssetError(f"{tar.name} is not in {tar.parent}; name the folder of {' and '.join(TARS.values())}.")
     digest = sha256_of(tar)
     key = store.key_of({"tiny-imagenet": digest, "split": split, "side": IMAGES_SIDE, "version": VERSION})
-    if (found := store.read("datasets", key)) is None:
+    if found := store.read("datasets", key):
+        arrays, classes = found.arrays, found.about["classes"]
+    else:
         images, wnids = _decode(tar, split)
         classes, labels = np.unique(wnids, return_inverse=True)
-        arrays = {"images": images, "labels": labels.astype(np.int64)}
-        store.write("datasets", key, about={"file": tar.name, "classes": classes.tolist()}, arrays=arrays)
-        found = store.Stored(arrays, {}, {"classes": classes.tolist()})
-    return ImageTask("tinyimagenet", split, **found.arrays, classes=tuple(found.about["classes"]), digest=digest)
+        arrays, classes = {"images": images, "labels": labels.astype(np.int64)}, classes.tolist()
+        store.write("datasets", key, about={"file": tar.name, "classes": classes}, arrays=arrays)
+    return ImageTask("tinyimagenet", split, **arrays, classes=tuple(classes), digest=digest)
 
 
 def _decode(tar: Path, split: str) -> tuple[np.ndarray, list[str]]:
-    images, wnids, where = [], [], tar.name
-    layout = f"{split}/<wnid>/<name>.JPEG"
+    def shrink(image: Image.Image) -> Image.Image:
+        return image.resize((IMAGES_SIDE, IMAGES_SIDE), Image.Resampling.BILINEAR)  # antialiased
+
+    images, wnids, where, layout = [], [], tar.name, f"{split}/<wnid>/<name>.JPEG"
     try:
         with tarfile.open(tar, "r:*") as archive:
             for member in progress(archive, desc=f"decoding {tar.name}", unit="images"):
@@ -100,7 +98,7 @@ def _decode(tar: Path, split: str) -> tuple[np.ndarray, list[str]]:
                 if len(parts) != 3 or parts[0] != split:
                     raise AssetError(f"{tar.name} holds {member.name!r}; expected {layout} only.")
                 where = f"{member.name} in {tar.name}"
-                images.append(decode(archive.extractfile(member).read(), published=True, resize=_shrink))
+                images.append(decode(archive.extractfile(member).read(), published=True, resize=shrink))
                 wnids.append(parts[1])
     except (OSError, EOFError, tarfile.TarError) as error:
         raise AssetError(f"{tar.name} is not a readable tar file ({error}); fetch it again.") from error
@@ -111,10 +109,6 @@ def _decode(tar: Path, split: str) -> tuple[np.ndarray, list[str]]:
     return np.stack(images), wnids
 
 
-def _shrink(image: Image.Image) -> Image.Image:
-    return image.resize((IMAGES_SIDE, IMAGES_SIDE), Image.Resampling.BILINEAR)  # antialiased
-
-
 def to_batch(pixels: torch.Tensor) -> torch.Tensor:
     """Turn uint8 [B, H, W, 3] into float32 [B, 3, H, W] in [0, 1], channels last in memory as the pixels are."""
     return pixels.permute(0, 3, 1, 2).float() / 255
@@ -123,13 +117,8 @@ def to_batch(pixels: torch.Tensor) -> torch.Tensor:
 class Epoch:
     """Order and augmentation of one epoch's samples: functions of (seed, epoch) alone, the same on every device.
 
-    Parameters
-    ----------
-    n, samples : int
-        Images, and how many are drawn: all images as often as it takes, each pass in an order of its own.
-    seed, epoch : int
-    device : torch.device
-        Where the pixels are.
+    Of `n` images `samples` are drawn: all images as often as it takes, each pass in an order of its own. The pixels are
+    on `device`.
     """
 
     def __init__(self, n: int, samples: int, seed: int, epoch: int, device: str | torch.device = "cpu"):
@@ -140,17 +129,13 @@ class Epoch:
         self.order = torch.cat(passes)[:samples].to(device)
         self._shift, self._mirrored = shift.to(device), mirrored.to(device)
 
-    def batch(
-        self, pixels: torch.Tensor, start: int, stop: int, side: int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, pixels: torch.Tensor, start: int, stop: int, side: int = IMAGES_SIDE) -> tuple:
         """Return samples `start` to `stop` as images float32 [B, 3, S, S], and their places [B] in the data.
 
-        Each is a window of `side` pixels (default: as large as the image) whose centre is up to 4 pixels from the
-        image's; beyond the edge the edge is repeated. Every other one, at random, is mirrored.
+        Each is a window of `side` pixels whose centre is up to 4 pixels from the image's; beyond the edge the edge is
+        repeated. Every other one, at random, is mirrored.
         """
-        rows = self.order[start:stop]
-        last = pixels.shape[1] - 1
-        side = last + 1 if side is None else side
+        rows, last = self.order[start:stop], pixels.shape[1] - 1
         first, places = (last + 1 - side) // 2, torch.arange(side, device=pixels.device)
         down, right = (first + shift[start:stop, None] for shift in self._shift)
         columns = torch.where(self._mirrored[start:stop, None], side - 1 - places, places)

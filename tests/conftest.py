@@ -43,6 +43,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture(autouse=True)
+def same_environment_after():
+    """Commands set DR_DATA for the notebooks that they start; the next test knows nothing of it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""

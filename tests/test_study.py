@@ -316,3 +316,17 @@ def test_results_can_be_read_where_the_files_of_networks_are_gone(tiny, profile,
     # Nobody knows whether they would still be the same cells for another profile.
     changed = Study(profile.model_copy(update={"seeds": [1, 2]}), out=tiny, device="cpu")
     assert len(changed.missing()) == 2 and changed.about("tiny_a", "digits") is None
+
+
+@pytest.mark.gpu
+def test_a_study_on_cuda_agrees_with_the_cpu(monkeypatch, tmp_path):
+    monkeypatch.setenv("DR_HOME", str(tmp_path))
+    given = {"networks": ["small_resnet", "small_vgg", "small_vit", "small_resnet@4"], "seeds": [1, 2, 3],
+             "tasks": {"digits": {"train": 300, "test": 300, "resolution": 32}}}  # fmt: skip
+    profile = Profile.model_validate({**given, "name": "both", "fractions": FRACTIONS, "probe": {"epochs": 20}})
+    cpu, cuda = (Study(profile, out=tmp_path / device, device=device).run() for device in ("cpu", "cuda"))
+    # Features in half precision move single predictions, and CKA in the third digit.
+    keys = ["model", "selection", "fraction", "seed", "solver"]
+    moved = (cpu["probes"].set_index(keys).accuracy - cuda["probes"].set_index(keys).accuracy).abs()
+    assert len(moved) == len(cpu["probes"]) and moved.mean() < 0.01 and moved.max() < 0.05
+    np.testing.assert_allclose(cpu["cka"].cka, cuda["cka"].cka, atol=0.01)

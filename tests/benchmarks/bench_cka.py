@@ -33,13 +33,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", type=int, default=2048, help="neurons (default: %(default)s)")
     parser.add_argument("--images", type=int, default=1000, help="images (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="where the sums over images are made (default: %(default)s)")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     factors = rng.normal(size=(64, options.width))
     x = np.maximum(rng.normal(size=(options.images, 64)) @ factors, 0).astype(np.float32)
     by_fraction = [random_subsets(options.width, fraction, SEEDS) for fraction in FRACTIONS]
     everything = [subset for row in by_fraction for subset in row]
-    linear_cka(x[:, :64], x[:, :64])  # starts the thread pool before anything is timed
+    # Starts thread pools and CUDA before anything is timed.
+    linear_cka(x[:, :64], x[:, :64]), CKAStatistics(64, device=options.device).update(x[:, :64])
     pairs = seed_pairs(len(SEEDS))
     all_pairs = [(i + f * len(SEEDS), j + f * len(SEEDS)) for f in range(len(FRACTIONS)) for i, j in pairs]
     print(
@@ -47,7 +49,7 @@ def main() -> None:
         f"{len(all_pairs)} pairs of subsets; calls timed on {2 * len(FRACTIONS)} of these and scaled"
     )
     for estimator in ESTIMATORS:
-        sums_of_images = CKAStatistics(options.width, estimators=[estimator])
+        sums_of_images = CKAStatistics(options.width, estimators=[estimator], device=options.device)
         sums, q = seconds(lambda s=sums_of_images, e=estimator: s.update(x).matrix(e))
         repeats = [
             seconds(lambda q=q: (part_whole(q, everything), part_part(q, everything, all_pairs))) for _ in range(5)

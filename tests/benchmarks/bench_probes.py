@@ -1,11 +1,11 @@
 """Batched probes against one loop per probe on the same cached features, side by side in one run.
 
     python tests/benchmarks/bench_probes.py
-    python tests/benchmarks/bench_probes.py --images 45000 --epochs 50 --device cuda
+    python tests/benchmarks/bench_probes.py --images 45000 --epochs 50 --loop-epochs 1 --device cuda
 
 The loops are the ordinary way: a DataLoader over a TensorDataset, nn.Linear, autograd, optim.SGD. They are
-timed on a sample of the probes, every fraction once, and scaled to all seeds: the cost does not depend on the
-seed. A second, leaner loop slices shuffled tensors instead, to show what the DataLoader itself costs.
+timed on a sample of the probes, every fraction once, and scaled to all seeds (and epochs, with --loop-epochs): the
+cost does not depend on them. A second, leaner loop slices shuffled tensors, to show what the DataLoader itself costs.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000, help="train images (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=10, help="(default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=5, help="epochs of both sides (default: %(default)s)")
+    parser.add_argument("--loop-epochs", type=int, help="epochs that the loops are timed on, 0 for none (default: all)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     options = parser.parse_args()
     rng, n_classes = np.random.default_rng(0), options.classes
@@ -73,15 +74,18 @@ def main() -> None:
         f"{len(subsets)} probes, {options.images} x {options.width} features, {n_classes} classes, "
         f"{options.epochs} epochs, {options.device}; batched, all probes: {fast:.2f} s"
     )
+    if options.device == "cuda":
+        print(f"peak memory on the device: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
+    epochs = options.epochs if options.loop_epochs is None else options.loop_epochs
+    if not epochs:
+        return
     for name, loader in (("a DataLoader loop", True), ("a loop over sliced tensors", False)):
         sample = sum(
-            seconds(
-                lambda row=row, loader=loader: one_loop(x, y, row[0], n_classes, options.epochs, options.device, loader)
-            )
+            seconds(lambda row=row, loader=loader: one_loop(x, y, row[0], n_classes, epochs, options.device, loader))
             for row in grid
         )
-        slow = sample * len(SEEDS)
-        print(f"{name} per probe: {slow:.1f} s (one seed timed: {sample:.1f} s); ratio {slow / fast:.1f}x")
+        slow = sample * len(SEEDS) * options.epochs / epochs
+        print(f"{name} per probe: {slow:.1f} s ({sample:.1f} s timed); ratio {slow / fast:.1f}x")
 
 
 if __name__ == "__main__":

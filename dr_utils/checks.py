@@ -12,19 +12,15 @@ def nearest_first(given: str, known: Iterable[str]) -> list[str]:
     """Order the known names so that those most like `given` come first."""
 
     def likeness(name: str) -> float:
-        return difflib.SequenceMatcher(None, str(given).lower(), name.lower()).ratio()
+        return difflib.SequenceMatcher(None, given.lower(), name.lower()).ratio()
 
     return sorted(known, key=lambda name: (-likeness(name), name))
 
 
 def unknown(kind: str, given: object, known: Iterable[str], *, hint: str = "") -> ValueError:
-    """Return the error for a name that does not exist, for the caller to raise.
-
-    It says what was looked up (`kind`, in the field's words: "network", "task"), the names that exist, the most alike
-    first, and in `hint` what to do next.
-    """
+    """Return the error for a `kind` of thing ("network", "task") that does not exist; `hint` says what to do next."""
     names = ", ".join(nearest_first(str(given), known)) or "none"
-    return ValueError(f"unknown {kind} {str(given)!r}; known, nearest first: {names}." + (f" {hint}" if hint else ""))
+    return ValueError(f"unknown {kind} {str(given)!r}; known, nearest first: {names}. {hint}".rstrip())
 
 
 def check_fraction(fraction: float, *, name: str = "fraction", of: str = "the layer's neurons") -> float:
@@ -51,13 +47,7 @@ def check_width(width: int) -> int:
 
 
 def check_subset(subset, width: int, *, name: str = "a subset") -> np.ndarray:
-    """Return a subset of a layer's neurons, given as indices or as a mask [width], as int64 indices.
-
-    Raises
-    ------
-    ValueError
-        Empty, repeated indices, indices outside the layer, or neither integers nor a mask of this width.
-    """
+    """Return distinct neurons of a layer, given as indices or as a mask [width], as int64; else raise ValueError."""
     subset = np.asarray(subset)
     if subset.dtype == bool and subset.shape == (width,):
         subset = subset.nonzero()[0]
@@ -70,61 +60,37 @@ def check_subset(subset, width: int, *, name: str = "a subset") -> np.ndarray:
 
 
 def check_features(x, *, name: str = "features", allow_constant: bool = False) -> None:
-    """Refuse features that neither a probe nor CKA can use.
-
-    `x` [n, D] has one row per image; `name` is what the message calls it. If `allow_constant`, all rows may be equal.
-
-    Raises
-    ------
-    ValueError
-        Not a matrix, empty, NaN or infinite entries (with their count and first row), or rows all equal.
-    """
+    """Raise ValueError unless features [n, D] are finite and, if not `allow_constant`, differ between rows."""
     x = np.asarray(x)
     if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"{name} must be a non-empty matrix [n, D]; got shape {tuple(x.shape)}.")
+        raise ValueError(f"{name} must be a non-empty matrix [n, D]; got shape {x.shape}.")
     step = 1 << 14  # rows at once: a mask for all of ImageNet's features would fill gigabytes
     finite = [np.isfinite(x[start : start + step]).all(axis=1) for start in range(0, len(x), step)]
     bad = np.flatnonzero(~np.concatenate(finite))
     if bad.size:
         raise ValueError(
-            f"{name} hold {int((~np.isfinite(x[bad])).sum())} NaN or infinite values in {bad.size} of {x.shape[0]} "
-            f"rows (first: row {bad[0]}); extract them again in float32, or drop those rows."
+            f"{name} hold {(~np.isfinite(x[bad])).sum()} NaN or infinite values in {bad.size} of {len(x)} rows "
+            f"(first: row {bad[0]}); extract them again in float32, or drop those rows."
         )
     if not allow_constant and len(x) > 1 and not any((row != x[0]).any() for row in x):
         raise ValueError(
-            f"{name} are constant: all {x.shape[0]} rows are the same; "
+            f"{name} are constant: all {len(x)} rows are the same; "
             "check that the network's weights are loaded and that the images differ."
         )
 
 
 def check_labels(y_train, y_test, n_train: int, n_test: int) -> int:
-    """Check labels against features and return the number of classes.
-
-    `y_train` and `y_test` are class indices 0 .. C-1, `n_train` and `n_test` the rows of the features they belong to.
-
-    Raises
-    ------
-    ValueError
-        Lengths differ, labels are not non-negative integers, fewer train samples than classes, or a class without one.
-    """
-    y_train, y_test = np.asarray(y_train), np.asarray(y_test)
+    """Return the number of classes C if labels are 0 .. C-1, one per row of the features, and train has them all."""
     for split, labels, rows in (("train", y_train, n_train), ("test", y_test, n_test)):
-        if labels.ndim != 1 or len(labels) != rows:
-            raise ValueError(
-                f"{split} labels do not match the features: {rows} rows of features, labels of shape {labels.shape}."
-            )
-        if not np.issubdtype(labels.dtype, np.integer) or (len(labels) and labels.min() < 0):
+        if np.shape(labels) != (rows,):
+            raise ValueError(f"{split} labels do not match the features: {rows} rows, labels {np.shape(labels)}.")
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
             raise ValueError(f"{split} labels must be integers 0 .. C-1; got dtype {labels.dtype}.")
-    if len(y_train) == 0 or len(y_test) == 0:
-        raise ValueError(f"both splits need samples; got {len(y_train)} for train and {len(y_test)} for test.")
     n_classes = int(max(y_train.max(), y_test.max())) + 1
-    if n_train < n_classes:
-        raise ValueError(f"fewer train samples than classes: {n_train} samples for {n_classes} classes.")
     absent = np.setdiff1d(np.arange(n_classes), y_train)
     if absent.size:
-        listed = ", ".join(map(str, absent[:10])) + (" ..." if absent.size > 10 else "")
         raise ValueError(
-            f"{absent.size} of {n_classes} classes are absent from train ({listed}); "
+            f"{absent.size} of {n_classes} classes are absent from train ({short(list(map(int, absent)), 40)[1:-1]}); "
             "a probe cannot learn them: take more train samples or drop those classes from test."
         )
     return n_classes

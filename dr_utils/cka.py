@@ -7,7 +7,6 @@ and b in {0, 1}^D it is ``a'Qb / sqrt(a'Qa * b'Qb)``. No pass over the images is
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -21,15 +20,16 @@ NEGLIGIBLE = 1e-12
 
 
 def linear_cka(x, y, *, estimator: str = "biased") -> float:
-    """Return the linear centred kernel alignment of two representations of the same images.
+    """Return the linear centred kernel alignment of two representations of the same images, computed in float64.
 
     Parameters
     ----------
     x, y : arrays of shape [n, D1], [n, D2]
-        Features of the same n images, one row each. Computed in float64.
+        Features of the same n images, one row each.
     estimator : {"biased", "debiased"}
-        "biased" is ``||Xc'Yc||^2 / (||Xc'Xc|| ||Yc'Yc||)`` with centred columns, in [0, 1]; "debiased" puts the
-        unbiased HSIC_1 in place of each of the three terms, and lies in [-1, 1] up to rounding.
+        "biased" is ``||Xc'Yc||^2 / (||Xc'Xc|| ||Yc'Yc||)`` with centred columns, in [0, 1] (Kornblith et al. 2019).
+        "debiased" puts the unbiased HSIC_1 (Song et al. 2012, eq. 5) in place of each of the three terms, as Nguyen
+        et al. 2021 do, and lies in [-1, 1] up to rounding.
 
     Returns
     -------
@@ -42,21 +42,16 @@ def linear_cka(x, y, *, estimator: str = "biased") -> float:
     ValueError
         Unknown estimator, different numbers of images, fewer than 2 images (4 for "debiased"), NaN.
 
-    References
-    ----------
-    Biased: Kornblith et al. 2019. HSIC_1: Song et al. 2012, eq. 5; in CKA: Nguyen et al. 2021.
-
     Examples
     --------
     >>> x = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 3.0]])
     >>> round(linear_cka(x, x[:, :1]), 3), round(linear_cka(x, 5 - 2 * x), 3)
     (0.878, 1.0)
     """
-    _check_estimator(estimator)
     x, y = _as_float64(x, "x"), _as_float64(y, "y")
     if len(x) != len(y):
         raise ValueError(f"x and y must hold the same images, row by row; got {len(x)} and {len(y)} rows.")
-    _check_count(len(x), estimator)
+    _check_estimator(estimator, len(x))
     x, y = _centred(x), _centred(y)
     d1, d2 = x.shape[1], y.shape[1]
     if len(x) * (d1 + d2) < d1 * d1 + d1 * d2 + d2 * d2:
@@ -85,11 +80,6 @@ class CKAStatistics:
     device : str or torch.device
         Where the sums are kept: NumPy's on the "cpu", torch's on a device that offers float64, such as "cuda".
 
-    Attributes
-    ----------
-    n : int
-        Images seen so far.
-
     Examples
     --------
     >>> x = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 3.0]])
@@ -100,10 +90,7 @@ class CKAStatistics:
 
     def __init__(self, width: int, *, estimators: Sequence[str] = ESTIMATORS, device="cpu"):
         self.width = check_width(width)
-        self.estimators = (estimators,) if isinstance(estimators, str) else tuple(estimators)
-        for estimator in self.estimators:
-            _check_estimator(estimator)
-        self.device, self.n = str(device), 0
+        self.estimators, self.device, self.n = tuple(estimators), str(device), 0
         self._shift: np.ndarray | None = None
         # Sums of x, x'x and, for "debiased", of x^2, x'x^2 and (x^2)'x^2.
         self._s, self._s2 = (self._placed(np.zeros(width)) for _ in range(2))
@@ -118,17 +105,13 @@ class CKAStatistics:
         return torch.from_numpy(x).to(self.device)  # the sums below are written for arrays and tensors alike
 
     def update(self, batch) -> CKAStatistics:
-        """Add features [b, D] of further images, an array or a tensor; return the statistics themselves.
-
-        Other shapes, NaN and infinite values raise ValueError; the sums are then as before.
-        """
+        """Add features [b, D] of further images, an array or a tensor; ValueError leaves the sums as they were."""
         batch = _as_float64(batch, "batch")
         if batch.shape[1] != self.width:
             raise ValueError(f"the batch must have {self.width} columns; got {batch.shape[1]}.")
         if self._shift is None:
-            # Both estimators ignore a shift of the features, but float64 does not: sums of large values would
-            # cancel. The first batch's mean is near enough to that of all. Taken relative to the first row, it
-            # leaves a constant neuron at exactly zero.
+            # Both estimators ignore a shift of the features, but in float64 sums of large values would cancel. The
+            # first batch's mean is near enough; relative to the first row, it leaves constant neurons at exactly zero.
             self._shift = batch[0] + (batch - batch[0]).mean(axis=0)
         x = self._placed(batch - self._shift)
         self.n += len(x)
@@ -147,12 +130,9 @@ class CKAStatistics:
         Rows and columns of neurons whose self-HSIC is zero are exactly zero. An estimator that was not named at
         construction, and fewer than 2 images (4 for "debiased"), raise ValueError.
         """
-        _check_estimator(estimator)
         if estimator not in self.estimators:
-            raise ValueError(
-                f"these statistics were made without {estimator!r}; make them with estimators={ESTIMATORS}."
-            )
-        _check_count(self.n, estimator)
+            raise unknown("estimator", estimator, self.estimators, hint="Name it when the statistics are made.")
+        _check_estimator(estimator, self.n)
         s, n, xx = self._s, self.n, self._xx
         q = biased = (xx - s[:, None] * (s / n)) ** 2
         if estimator == "debiased":
@@ -175,20 +155,9 @@ class CKAStatistics:
 def part_whole(q: np.ndarray, subsets: Sequence) -> np.ndarray:
     """Return the CKA [P] of each subset of a layer's neurons with the whole layer; NaN as in `linear_cka`.
 
-    Parameters
-    ----------
-    q : array of shape [D, D]
-        From `CKAStatistics.matrix`.
-    subsets : sequence of P subsets
-        Each an int array of neuron indices without repeats, or a bool mask of shape [D].
+    `q` [D, D] is that of `CKAStatistics.matrix`. Each of the P `subsets` is an int array of distinct neurons or a bool
+    mask [D]; what is neither, and a `q` that is not square and finite, raises ValueError.
 
-    Raises
-    ------
-    ValueError
-        `q` is not a finite square matrix, or a subset is empty, repeats an index or points outside the layer.
-
-    Examples
-    --------
     >>> part_whole(np.diag([3.0, 1.0]), [[0], [0, 1]]).round(3)
     array([0.866, 1.   ])
     """
@@ -197,10 +166,9 @@ def part_whole(q: np.ndarray, subsets: Sequence) -> np.ndarray:
 
 
 def part_part(q: np.ndarray, subsets: Sequence, pairs: Iterable[tuple[int, int]] | None = None) -> np.ndarray:
-    """Return the CKA [P, P] between subsets of a layer's neurons, or [number of pairs] if pairs are given.
+    """Return the CKA [P, P] between subsets of a layer's neurons, or that of `pairs` of positions in `subsets`.
 
-    `q` and `subsets` are those of `part_whole`; `pairs` of positions in `subsets`, for instance `seed_pairs(5)`, must
-    not point outside.
+    Other arguments and errors are those of `part_whole`.
 
     >>> part_part(np.diag([3.0, 1.0]), [[0], [1], [0, 1]], pairs=[(0, 1), (0, 2)]).round(3)
     array([0.   , 0.866])
@@ -208,28 +176,13 @@ def part_part(q: np.ndarray, subsets: Sequence, pairs: Iterable[tuple[int, int]]
     masks, products, norms = _products(q, subsets)
     if pairs is None:
         return products @ masks.T / np.outer(norms, norms)
-    pairs = np.array(list(pairs), dtype=np.int64).reshape(-1, 2)
-    if pairs.size and not (pairs.min() >= 0 and pairs.max() < len(masks)):
-        raise ValueError(f"pairs must be positions 0 .. {len(masks) - 1} in the list of subsets.")
-    left, right = pairs.T
+    left, right = np.array(list(pairs), dtype=np.int64).reshape(-1, 2).T
     return (products[left] * masks[right]).sum(axis=1) / (norms[left] * norms[right])
 
 
-def seed_pairs(n_seeds: int) -> list[tuple[int, int]]:
-    """Return all pairs (i, j), i < j, of `n_seeds` subsets: the 10 pairs of 5 seeds in Fig. 2.
-
-    >>> seed_pairs(3)
-    [(0, 1), (0, 2), (1, 2)]
-    """
-    return list(itertools.combinations(range(n_seeds), 2))
-
-
-def _check_estimator(estimator: str) -> None:
+def _check_estimator(estimator: str, n: int) -> None:
     if estimator not in ESTIMATORS:
         raise unknown("estimator", estimator, ESTIMATORS)
-
-
-def _check_count(n: int, estimator: str) -> None:
     least = 4 if estimator == "debiased" else 2
     if n < least:
         raise ValueError(f"{estimator} CKA needs at least {least} images; got {n}.")

@@ -6,18 +6,11 @@ import numpy as np
 
 
 def gini(values) -> float:
-    """Return the Gini index of per-class accuracies [C], population form.
+    """Return the Gini index of per-class accuracies [C]: their mean absolute difference over twice their mean.
 
-    It is the mean absolute difference of all pairs over twice the mean: 0 when all are equal, all zero included, and
-    (C - 1) / C when one class takes all. The paper averages each class's accuracy over seeds first.
+    It is 0 when all are equal, all zero included, and (C - 1) / C when one class takes all. The paper averages each
+    class's accuracy over seeds first. An empty or nested list, NaN, infinite and negative values raise ValueError.
 
-    Raises
-    ------
-    ValueError
-        No values, not a flat list, NaN, infinite or negative values.
-
-    Examples
-    --------
     >>> gini([0.8, 0.8, 0.8]), gini([0.0, 0.0, 0.9, 0.9])
     (0.0, 0.5)
     """
@@ -43,9 +36,6 @@ def coefficient_of_variation(values) -> float:
 
 def _checked(values) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"values must be a non-empty list, one number per class; got shape {values.shape}.")
-    if not np.isfinite(values).all() or values.min() < 0:
-        wrong = values[~(np.isfinite(values) & (values >= 0))][0]
-        raise ValueError(f"values must be finite and not negative (accuracies per class); got {wrong}.")
+    if values.ndim != 1 or values.size == 0 or not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError(f"values must be a non-empty list, finite and not negative, one per class; got {values}.")
     return values

@@ -12,8 +12,7 @@ from dr_utils.checks import check_delta, unknown
 
 RULES = ("first", "nearest")
 
-# A ratio that equals delta on paper may miss it by rounding
-# (0.36 / 0.4 against 0.9); the tolerance is far below any step in accuracy.
+# A ratio that equals delta on paper may miss it by rounding (0.36 / 0.4 against 0.9).
 TOLERANCE = 1e-9
 
 # Up to 6 seeds all 462 or fewer resamples are listed; beyond, this many are drawn.
@@ -22,33 +21,26 @@ N_DRAWS = 4000
 
 
 def diffused_redundancy(fractions, performance, full, delta: float, *, rule: str = "first") -> float:
-    """Return the diffused redundancy DR(g, T, delta) on a grid of fractions.
+    """Return the diffused redundancy DR(g, T, delta) on a grid of fractions, 0 where the whole layer is needed.
 
     Parameters
     ----------
     fractions : array of shape [F]
         Shares of the layer, in (0, 1], distinct, in any order.
     performance : array of shape [F] or [F, seeds]
-        Task performance of the subsets: accuracy, or CKA with the whole layer. Averaged over seeds.
+        Accuracy of the subsets, or CKA with the whole layer. Averaged over seeds.
     full : float or array of shape [seeds]
         Performance of the whole layer, T(g); 1 for CKA. Averaged over seeds.
     delta : float
         Tolerance in (0, 1]: the share of T(g) that must be kept.
     rule : {"first", "nearest"}
-        "first" is eq. 1: the smallest fraction whose mean ratio reaches delta; where none on the grid does,
-        the whole layer is needed. "nearest" is the published code: the fraction whose mean ratio is nearest
-        to delta, the smaller one of two equally near.
-
-    Returns
-    -------
-    float
-        One minus that fraction: 0 where the whole layer is needed.
+        DR is one minus a fraction. "first" is eq. 1: the smallest whose mean ratio reaches delta, or 1 where none
+        does. "nearest" is the published code: the one whose mean ratio is nearest to delta, the smaller of equals.
 
     Raises
     ------
     ValueError
-        Fractions or delta outside (0, 1], repeated fractions, shapes that do not match, NaN (first drop the
-        fractions at which CKA is undefined), full performance not above 0, unknown rule.
+        Values outside these ranges, shapes that do not match, NaN (first drop fractions at which CKA is undefined).
 
     Examples
     --------
@@ -61,11 +53,7 @@ def diffused_redundancy(fractions, performance, full, delta: float, *, rule: str
 
 
 def critical_fraction(fractions, performance, full, delta: float, *, rule: str = "first") -> float:
-    """Return the fraction f* at which performance reaches delta, 1 - DR; arguments as in `diffused_redundancy`.
-
-    >>> critical_fraction([0.1, 0.2, 0.5], [0.5, 0.89, 0.92], 1.0, delta=0.9)
-    0.5
-    """
+    """Return the fraction f* at which performance reaches delta, 1 - DR; arguments as in `diffused_redundancy`."""
     fractions, performance, full, delta = _checked(fractions, performance, full, delta, rule)
     return float(_critical(fractions, performance.mean(axis=1, keepdims=True) / full.mean(), delta, rule)[0])
 
@@ -75,13 +63,10 @@ def diffused_redundancy_interval(
 ) -> tuple[float, float, float]:
     """Return the diffused redundancy and the ends of its bootstrap interval over the seeds: dr, low, high.
 
-    Seeds are drawn again with replacement; a seed brings its whole curve and, where `full` has one value per
-    seed, its own full layer. Up to 6 seeds the bootstrap is exact: every resample counts with its
-    probability. Beyond, 4,000 are drawn with a fixed seed. The interval holds the share `confidence` of them, from
-    percentile to percentile, and is widened where needed to include the estimate. With one seed there is no spread
-    to learn from: low and high are NaN.
-
-    The other arguments and errors are those of `diffused_redundancy`; `confidence` must lie in (0, 1).
+    A seed drawn again brings its whole curve and, where `full` has one value per seed, its own full layer. The
+    interval holds the share `confidence`, in (0, 1), of the resamples, from percentile to percentile, and always the
+    estimate. All resamples of up to 6 seeds count with their probability; of more, 4,000 are drawn, the same ones each
+    time. With one seed, low and high are NaN. Arguments and errors are otherwise those of `diffused_redundancy`.
 
     >>> diffused_redundancy_interval([0.1, 0.5, 1.0], [[0.7, 0.9], [0.9, 0.95], [1.0, 1.0]], 1.0, delta=0.9)
     (0.5, 0.5, 0.9)
@@ -94,8 +79,7 @@ def diffused_redundancy_interval(
     if n_seeds == 1:
         return dr, float("nan"), float("nan")
     weights, probability = _resamples(n_seeds)
-    full = np.broadcast_to(full, n_seeds)
-    drawn = _critical(fractions, (performance @ weights.T) / (weights @ full), delta, rule)
+    drawn = _critical(fractions, (performance @ weights.T) / (weights @ np.broadcast_to(full, n_seeds)), delta, rule)
     order = np.argsort(-drawn, kind="stable")  # falling fraction is rising redundancy
     reached = np.cumsum(probability[order])
     tail = (1 - confidence) / 2
@@ -109,7 +93,7 @@ def _redundancy(fraction: float) -> float:
 
 
 def _critical(fractions: np.ndarray, ratio: np.ndarray, delta: float, rule: str) -> np.ndarray:
-    """f* of each column of ratio [F, B]; fractions rise."""
+    """Return f* of each column of ratio [F, B]; fractions rise."""
     if rule == "first":
         enough = ratio >= delta - TOLERANCE
         return np.where(enough.any(axis=0), fractions[enough.argmax(axis=0)], 1.0)
@@ -119,7 +103,7 @@ def _critical(fractions: np.ndarray, ratio: np.ndarray, delta: float, rule: str)
 
 @lru_cache(maxsize=16)
 def _resamples(n_seeds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [B, seeds] of bootstrap resamples and their probabilities [B]."""
+    """Return weights [B, seeds] of bootstrap resamples and their probabilities [B]."""
     if n_seeds > MOST_SEEDS_LISTED:
         counts = np.random.default_rng(0).multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=N_DRAWS)
         return counts / n_seeds, np.full(N_DRAWS, 1 / N_DRAWS)
@@ -133,27 +117,18 @@ def _checked(fractions, performance, full, delta: float, rule: str):
     """Return fractions [F] rising, performance [F, seeds], full [1] or [seeds], and delta."""
     if rule not in RULES:
         raise unknown("rule", rule, RULES)
-    delta = check_delta(delta)
     fractions, performance, full = (np.asarray(given, dtype=np.float64) for given in (fractions, performance, full))
-    n_fractions, full = len(np.unique(fractions)), np.atleast_1d(full)
-    if not n_fractions or fractions.shape != (n_fractions,) or not ((fractions > 0) & (fractions <= 1)).all():
+    n, full = len(np.unique(fractions)), np.atleast_1d(full)
+    if not n or fractions.shape != (n,) or not ((fractions > 0) & (fractions <= 1)).all():
         raise ValueError(f"fractions must be distinct shares of the layer in (0, 1], at least one; got {fractions}.")
-    if performance.ndim not in (1, 2) or len(performance) != n_fractions or performance.size == 0:
-        raise ValueError(
-            f"performance must have shape [{n_fractions}] or [{n_fractions}, seeds], one row per fraction; "
-            f"got {performance.shape}."
-        )
-    performance = performance.reshape(n_fractions, -1)
+    if performance.ndim not in (1, 2) or len(performance) != n or performance.size == 0:
+        raise ValueError(f"performance must have shape [{n}] or [{n}, seeds]; got {performance.shape}.")
+    performance = performance.reshape(n, -1)
     missing = ~np.isfinite(performance).all(axis=1)
     if missing.any():
-        raise ValueError(
-            f"performance is NaN or infinite at fraction {fractions[missing][0]}; drop such fractions first."
-        )
+        raise ValueError(f"performance is NaN or infinite at fraction {fractions[missing][0]}; drop it first.")
     n_seeds = performance.shape[1]
-    if full.shape not in ((1,), (n_seeds,)) or not (np.isfinite(full).all() and (full > 0).all()):
-        raise ValueError(
-            f"the full layer's performance must be finite and above 0, one number or one per seed ({n_seeds}); "
-            f"got {full}."
-        )
+    if full.shape not in ((1,), (n_seeds,)) or not (np.isfinite(full) & (full > 0)).all():
+        raise ValueError(f"full must be finite and above 0, one number or one per seed ({n_seeds}); got {full}.")
     order = np.argsort(fractions)
-    return fractions[order], performance[order], full, delta
+    return fractions[order], performance[order], full, check_delta(delta)

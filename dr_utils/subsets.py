@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,17 +18,14 @@ ROUNDING = 1e-12
 
 
 def check_selection(name: str) -> str:
-    """Return `name` if it is one of `SELECTIONS`, else raise ValueError listing them, nearest first."""
+    """Return `name` if it is one of `SELECTIONS`, else raise ValueError."""
     if name not in SELECTIONS:
         raise unknown("selection", name, SELECTIONS)
     return name
 
 
 def n_neurons(width: int, fraction: float) -> int:
-    """Return how many of a layer's `width` neurons a fraction in (0, 1] keeps: ``max(1, floor(fraction * width))``.
-
-    It is exact for fractions written in decimals and for k / width. A width that is not a positive integer and a
-    fraction outside (0, 1] raise ValueError.
+    """Return how many of `width` neurons a fraction in (0, 1] keeps: ``max(1, floor(fraction * width))``, exactly.
 
     >>> n_neurons(2048, 0.1), n_neurons(100, 0.29), n_neurons(8, 0.001)
     (204, 29, 1)
@@ -39,40 +35,25 @@ def n_neurons(width: int, fraction: float) -> int:
 
 
 def random_subsets(width: int, fraction: float, seeds: Iterable[int]) -> list[np.ndarray]:
-    """Draw random subsets of a layer's neurons, one per seed.
+    """Draw a random subset of a layer's `width` neurons for each seed: int64 arrays of the length `n_neurons` gives.
 
-    The subset of a seed is the beginning of one permutation of all neurons, so the subsets of one seed at growing
-    fractions are nested. They are those of the published code: ``torch.manual_seed(seed)``, then
+    The subset of a seed is the beginning of one permutation of all neurons, so its subsets at growing fractions are
+    nested. They are those of the published code, which takes seeds 1 to 5: ``torch.manual_seed(seed)``, then
     ``torch.randperm(width)[:k]`` on the CPU. NumPy has the same generator, so torch is not imported.
 
-    Parameters
-    ----------
-    width : int
-        Neurons in the layer.
-    fraction : float
-        Share kept, in (0, 1]: k = `n_neurons(width, fraction)`.
-    seeds : iterable of int
-        One subset, an int64 array [k], for each; the paper uses 1 to 5.
+    A width or seed that is not an integer, and a fraction outside (0, 1], raise ValueError.
 
-    Raises
-    ------
-    ValueError
-        As `n_neurons`, and for a seed that is not an integer.
-
-    Examples
-    --------
     >>> random_subsets(10, 0.3, seeds=[1, 2])
     [array([5, 6, 1]), array([8, 7, 1])]
     """
     k = n_neurons(width, fraction)
-    return [_randperm(int(width), k, _check_seed(seed)) for seed in seeds]
+    return [_randperm(width, k, seed) for seed in seeds]
 
 
 def _randperm(width: int, k: int, seed: int) -> np.ndarray:
-    """Return the first k of ``torch.randperm(width)`` after ``torch.manual_seed(seed)``, as torch's CPU code draws it.
-
-    Position i is swapped with one of the positions from i on, chosen by the next 32 bits of MT19937.
-    """
+    """Return the first k of torch's permutation: position i is swapped with one from i on, by 32 bits of MT19937."""
+    if not hasattr(seed, "__index__"):
+        raise ValueError(f"a seed must be an integer; got {seed!r}.")
     bits = np.random.RandomState(seed % 2**32).randint(2**32, size=k, dtype=np.uint32)
     steps = (bits % np.arange(width, width - k, -1)).tolist()
     order = list(range(width))
@@ -84,7 +65,7 @@ def _randperm(width: int, k: int, seed: int) -> np.ndarray:
 def first_subset(width: int, fraction: float) -> np.ndarray:
     """Return the first k neurons in the layer's own order, int64 [k], as Matryoshka networks are cut (Fig. 6).
 
-    k and what is refused are those of `n_neurons`.
+    k and what is refused are those of `random_subsets`.
 
     >>> first_subset(2048, 4 / 2048)
     array([0, 1, 2, 3])
@@ -96,18 +77,9 @@ def first_subset(width: int, fraction: float) -> np.ndarray:
 class Projection:
     """Linear map whose first k output columns are the k-dimensional projection.
 
-    Attributes
-    ----------
-    kind : str
-        One of `PROJECTIONS`.
-    matrix : float64 array of shape [D, K], K <= D
-        Directions in columns, each of unit length.
-    mean : float64 array of shape [D]
-        Subtracted first: the train mean for PCA, zeros for random projections.
-    variance : float64 array of shape [K] or None
-        Variance of the train features along each component (PCA only).
-    note : str
-        Empty, or why fewer than D components exist.
+    `kind` is one of `PROJECTIONS`. `mean` [D] is subtracted first: the train mean for PCA, zeros for random
+    projections. `matrix` [D, K] holds K <= D directions of unit length; `variance` [K] of train features along each is
+    known for PCA. `note` is empty, or says why there are fewer than D.
     """
 
     kind: str
@@ -122,35 +94,29 @@ class Projection:
         return self.matrix.shape[1]
 
     def transform(self, x, n_components: int | None = None) -> np.ndarray:
-        """Project features [n, D] of any split to float32 [n, K], or to the first `n_components` of the K columns.
-
-        Features of another width or with NaN and `n_components` below 1 raise ValueError.
-        """
+        """Project features [n, D] of any split to float32 [n, K], or to the first `n_components` of the K columns."""
         x = np.asarray(x, dtype=np.float64)
         check_features(x, allow_constant=True)
         if x.shape[1] != len(self.mean):
             raise ValueError(f"features must have {len(self.mean)} columns as in the fit; got {x.shape[1]}.")
-        if n_components is not None and n_components < 1:
-            raise ValueError(f"n_components must be at least 1; got {n_components}.")
         return ((x - self.mean) @ self.matrix[:, :n_components]).astype(np.float32)
 
 
 def fit_projection(kind: str, x_train, *, seed: int = 0) -> Projection:
-    """Fit a projection on train features.
+    """Fit a projection on train features [n, D], as in Appendix D and Fig. 14 of the paper.
 
     It has D components, or for PCA on n <= D samples n - 1, the most that centred samples span; `note` then says so.
-    See Appendix D and Fig. 14 of the paper.
 
     Parameters
     ----------
     kind : str
         "pca" (components by falling variance), "pca_least" (by rising variance), "projection_gaussian" or
         "projection_uniform" (random square matrices with columns of unit length; the uniform one is the
-        published code's, whose positive columns are highly correlated). The random ones are drawn by torch.
+        published code's, whose positive columns are highly correlated).
     x_train : array of shape [n, D]
         Train features of the downstream task; random projections use only their width.
     seed : int
-        Seed of the random projections; PCA has no randomness.
+        Of the random projections, which torch draws.
 
     Raises
     ------
@@ -173,8 +139,7 @@ def fit_projection(kind: str, x_train, *, seed: int = 0) -> Projection:
 
     width = x_train.shape[1]
     draw = torch.randn if kind == "projection_gaussian" else torch.rand
-    generator = torch.Generator().manual_seed(_check_seed(seed))
-    matrix = draw(width, width, generator=generator, dtype=torch.float64)
+    matrix = draw(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return Projection(kind, (matrix / matrix.norm(dim=0)).numpy(), np.zeros(width))
 
 
@@ -201,10 +166,3 @@ def _fit_pca(kind: str, x: np.ndarray) -> Projection:
         variance, directions = variance[::-1], directions[:, ::-1]
     note = "" if k == width else f"{n} train samples span {k} of {width} components"
     return Projection(kind, np.ascontiguousarray(directions), mean, (variance / (n - 1)).clip(min=0), note)
-
-
-def _check_seed(seed: int) -> int:
-    try:
-        return operator.index(seed)
-    except TypeError:
-        raise ValueError(f"a seed must be an integer; got {seed!r}.") from None

@@ -49,7 +49,7 @@ def test_gini_is_the_mean_absolute_difference(values):
         ([[0.1, 0.2]], "non-empty list"),
         ([0.1, np.nan], "finite"),
         ([0.1, np.inf], "finite"),
-        ([0.1, -0.2], "negative"),
+        ([0.1, -0.2], "not negative"),
     ],
 )
 def test_bad_values_are_refused(function, values, message):

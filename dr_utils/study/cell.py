@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from dr_utils.cka import CKAStatistics, part_part, part_whole, seed_pairs
+from dr_utils.cka import CKAStatistics, part_part, part_whole
 from dr_utils.fairness import coefficient_of_variation, gini
 from dr_utils.probes import choose_alpha, fit_probes, fit_ridge
 from dr_utils.profiles import CellSpec
@@ -191,7 +191,7 @@ def _single(given):
 
 def similarity_table(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *, device=None) -> pd.DataFrame:
     """Return CKA of part and whole for every fraction and seed, and of part and part for every pair of seeds."""
-    width, seeds, pairs = x.shape[1], spec.seeds, seed_pairs(len(spec.seeds))
+    width, seeds, pairs = x.shape[1], spec.seeds, list(combinations(range(len(spec.seeds)), 2))
     statistics = CKAStatistics(width, estimators=spec.cka.estimators, device=device or "cpu")
     for start in range(0, len(x), _CKA_BATCH):
         statistics.update(x[start : start + _CKA_BATCH])

@@ -10,12 +10,13 @@ every fraction once, and scaled to all seeds and pairs: the cost depends on the 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 
 import numpy as np
 
-from dr_utils.cka import ESTIMATORS, CKAStatistics, linear_cka, part_part, part_whole, seed_pairs
+from dr_utils.cka import ESTIMATORS, CKAStatistics, linear_cka, part_part, part_whole
 from dr_utils.subsets import random_subsets
 
 FRACTIONS = [0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1]
@@ -42,7 +43,7 @@ def main() -> None:
     everything = [subset for row in by_fraction for subset in row]
     # Starts thread pools and CUDA before anything is timed.
     linear_cka(x[:, :64], x[:, :64]), CKAStatistics(64, device=options.device).update(x[:, :64])
-    pairs = seed_pairs(len(SEEDS))
+    pairs = list(itertools.combinations(range(len(SEEDS)), 2))
     all_pairs = [(i + f * len(SEEDS), j + f * len(SEEDS)) for f in range(len(FRACTIONS)) for i, j in pairs]
     print(
         f"{options.images} images, {options.width} neurons: {len(everything)} subsets with the whole layer, "

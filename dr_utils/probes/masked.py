@@ -70,7 +70,10 @@ class Block:
             x = x[:, :, self.span]
         else:
             chosen = zip(self.at, self.columns, strict=True)
-            x, y = torch.stack([x[s].index_select(1, columns) for s, columns in chosen]), y[self.at]
+            x = torch.stack([x[s].index_select(1, columns) for s, columns in chosen])
+            y = torch.stack(
+                [y[s] for s in self.at]
+            )  # an index in a list would be copied to the GPU, which waits for it
         batch = y.shape[1]
         flat = (n_chunks, -1, n_probes * n_classes)
         grad = torch.baddbmm(self.bias.view(flat), x, self.weight.view(flat)).view(n_chunks, batch, n_probes, n_classes)
@@ -80,7 +83,7 @@ class Block:
         # than a reduction over so short an axis.
         grad.div_(grad @ grad.new_full((n_classes, 1), float(batch)))
         labels = y[:, :, None, None].expand(-1, -1, n_probes, 1)
-        grad.scatter_add_(-1, labels, grad.new_tensor(-1.0 / batch).expand(labels.shape))
+        grad.scatter_add_(-1, labels, grad.new_full((), -1.0 / batch).expand(labels.shape))
         weight_grad = torch.bmm(x.transpose(1, 2), grad.view(flat)).view_as(self.weight)
         self.weight_velocity.mul_(momentum).add_(self.weight, alpha=weight_decay).addcmul_(weight_grad, self.mask)
         self.bias_velocity.mul_(momentum).add_(self.bias, alpha=weight_decay).add_(grad.sum(dim=1, keepdim=True))
@@ -160,14 +163,20 @@ class Trainer:
     def _batches(self, orders: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield features and labels of the samples in these orders [seeds, n], read while the last batch is at work."""
 
-        def read(rows: torch.Tensor) -> torch.Tensor:
-            found = self.x[rows] if self.resident else torch.from_numpy(self.x[rows.numpy()])
-            return found.pin_memory() if self.device.type == "cuda" and not self.resident else found
+        if self.resident:
+            yield from (
+                (self.x[rows].to(self.dtype), self.y[rows]) for rows in orders.to(self.device).split(self.batch_size, 1)
+            )
+            return
 
-        batches = orders.split(self.batch_size, dim=1)
+        def read(rows: torch.Tensor) -> torch.Tensor:
+            found = torch.from_numpy(self.x[rows.numpy()])
+            return found.pin_memory() if self.device.type == "cuda" else found
+
+        batches, on_device = orders.split(self.batch_size, 1), orders.to(self.device).split(self.batch_size, 1)
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(read, batches[0])
-            for rows, following in zip(batches, [*batches[1:], None], strict=True):
+            for rows, following in zip(on_device, [*batches[1:], None], strict=True):
                 x = coming.result()
                 if following is not None:
                     coming = pool.submit(read, following)

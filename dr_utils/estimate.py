@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 
-from dr_utils.checks import unknown
 from dr_utils.datasets import available as available_tasks
 from dr_utils.device import pick_device
-from dr_utils.models import Network, load_model
+from dr_utils.models import Network, check_network, load_model
 from dr_utils.probes import fit_probes
 from dr_utils.probes.chunks import find_chunks
 from dr_utils.profiles import Profile
@@ -28,105 +25,85 @@ NOTEBOOKS = {
     "05": "Matryoshka",
     "07": "ImageNet-1k and ImageNetV2",
 }
-# Trainings and image forwards of the authors' public code, counted from its scripts: in all, and for the paper alone.
-PUBLISHED = {"trainings": (14_478, 6_209), "forwards": (72.3e9, 8.8e9)}
-WARM_UP, MEASURED = 1, 3
+PUBLISHED = (  # counted from the scripts of the authors' code
+    "The public code in all: 14,478 probe trainings and 72.3 billion image forwards; for the paper alone 6,209 and 8.8 "
+    "billion."
+)
 
 
-@dataclass(frozen=True)
-class CellCost:
-    """What one cell takes.
+def estimate(profile: Profile, *, device: str = "auto", batch_size: int | None = None) -> pd.DataFrame:
+    """Project what a profile takes on this machine: one row per cell, as `count` says, with speed and seconds.
 
-    Attributes
-    ----------
-    network, task, notebook : str
-    forwards : int
-        Images through the network.
-    published_forwards : int
-        The same if each probe ran the network over every image of every epoch, as the public code does.
-    probes : int
-    bytes : int
-        Features that are stored.
-    flops : float
-        Of the products of probe training.
-    device_bytes : int
-        Memory that training all probes of the cell at once takes on a GPU; with less they are trained in waves.
+    Networks get random weights and no image is opened, so neither weights nor data need be there. `batch_size`, of the
+    calibration, is the profile's by default, on a CPU at most 32. Unknown names and published numbers raise ValueError.
     """
+    if profile.reference:
+        raise ValueError(f"profile {profile.name} holds published numbers: there is nothing to compute.")
+    profile.check_names(check_network, available_tasks())
+    where, settings = pick_device(device), profile.extraction
+    mixed = settings.precision == "mixed" or (settings.precision == "auto" and where.type == "cuda")
+    batch_size = batch_size or (settings.batch_size if where.type == "cuda" else min(settings.batch_size, 32))
+    rows, speeds = [], {}
+    for name in progress(list(dict.fromkeys(n for n, _ in profile.cells())), desc="calibrating", unit="networks"):
+        network = load_model(name, pretrained=False)
+        shapes = tuple((key, tuple(value.shape)) for key, value in network.module.state_dict().items())
+        for task in (t for n, t in profile.cells() if n == name):
+            resolution = network.card.side or profile.tasks[task].resolution
+            # Networks of one architecture are measured once.
+            if (shapes, resolution) not in speeds:
+                speeds[shapes, resolution] = images_per_second(network, resolution, where, batch_size, mixed)
+            rows.append(count(profile, network, task) | {"images_per_second": speeds[shapes, resolution]})
+    table = pd.DataFrame(rows)
+    rate = probe_rate(where, profile.probe.batch_size)
+    return table.assign(extraction_s=table.forwards / table.images_per_second, probes_s=table.flops / rate)
 
-    network: str
-    task: str
-    notebook: str
-    forwards: int
-    published_forwards: int
-    probes: int
-    bytes: int
-    flops: float
-    device_bytes: int
 
+def count(profile: Profile, network: Network, task: str) -> dict:
+    """Count what a cell takes; nothing is run.
 
-def sizes(profile: Profile, task: str) -> tuple[int, dict[str, int], int]:
-    """Number of train images, of images in each evaluation set, and of classes.
-
-    Raises
-    ------
-    ValueError
-        Nobody knows the task.
+    `forwards` are images through the network, `published_forwards` those if each probe ran it over every image of every
+    epoch, as the public code does; `bytes` are stored features, `flops` those of the products of probe training, and
+    `device_bytes` is what training all probes at once takes of a GPU's memory.
     """
-    cards = available_tasks()
-    if task not in cards:
-        raise unknown("task", task, cards)
-    card, spec = cards[task], profile.tasks[task]
-    evals = {name: spec.test or card.splits[name] for name in spec.eval_sets}
-    return spec.train or card.splits["train"], evals, card.n_classes
-
-
-def cell_cost(profile: Profile, network: Network, task: str, notebook: str) -> CellCost:
-    """Count what a cell takes; nothing is run."""
-    spec, name = profile.tasks[task], network.card.name
-    n_train, evals, n_classes = sizes(profile, task)
-    probe = profile.spec(name, task).probe.sgd()
-    augmentation = spec.augmentation or profile.extraction.augmentation
+    width, card, sizes = network.width, available_tasks()[task], profile.tasks[task]
+    cell = profile.spec(network.card.name, task)
+    probe, kind = cell.probe, cell.augmentation.get("kind")
+    n_train, n_eval = sizes.train or card.splits["train"], sum(sizes.test or card.splits[s] for s in sizes.eval_sets)
     # Views are stored beside the plain features, which PCA, CKA and ridge see; fresh ones are not.
-    views = 0 if augmentation == "none" else probe["epochs"] if augmentation == "fresh" else augmentation.views
-    kept = 0 if augmentation == "fresh" else views
-    lengths = [
-        n_neurons(network.width, fraction)
-        for selection, fractions in profile.selected(name, task).items()
-        for fraction in fractions
-    ]
-    probes = len(lengths) * len(profile.seeds)
-    n_eval = sum(evals.values())
-    return CellCost(
-        name, task, notebook,
-        forwards=n_train * (1 + views) + n_eval,
-        published_forwards=probes * (probe["epochs"] * n_train + n_eval),
-        probes=probes,
-        bytes=(n_train * (1 + kept) + n_eval) * network.width * np.dtype(spec.storage).itemsize,
+    views = kind["views"] if isinstance(kind, dict) else 0
+    lengths = {name: [n_neurons(width, f) for f in fractions] for name, fractions in cell.selections.items()}
+    n_probes = len(cell.seeds) * sum(map(len, lengths.values()))
+    n_columns = len(cell.seeds) * sum(map(sum, lengths.values()))
+    return {
+        "network": network.card.name,
+        "task": task,
+        "notebook": notebook_of(profile, network, task),
+        "forwards": n_train * (1 + (probe.epochs if kind == "fresh" else views)) + n_eval,
+        "published_forwards": n_probes * (probe.epochs * n_train + n_eval),
+        "probes": n_probes,
+        "bytes": (n_train * (1 + views) + n_eval) * width * np.dtype(sizes.storage).itemsize,
         # Forward and gradient: two products, each 2 n k C operations, in every epoch.
-        flops=4.0 * n_train * n_classes * sum(lengths) * len(profile.seeds) * probe["epochs"],
-        device_bytes=_device_bytes(profile, network, task, n_train, n_classes, probe["batch_size"]),
-    )  # fmt: skip
+        "flops": 4.0 * n_train * card.n_classes * n_columns * probe.epochs,
+        "device_bytes": _device_bytes(lengths, cell, width, n_train, card.n_classes, sizes.storage),
+    }
 
 
-def _device_bytes(profile: Profile, network: Network, task: str, n_train: int, n_classes: int, batch_size: int) -> int:
-    """Features as the probes see them, the components of projections beside the neurons, and all probes."""
-    columns, subsets, start = network.width, [], 0
-    for selection, fractions in profile.selected(network.card.name, task).items():
-        lengths = sorted({n_neurons(network.width, fraction) for fraction in fractions})
-        # Which neurons these are does not matter here, only how many probes share them.
-        subsets += [np.arange(start, start + k) for k in lengths]
-        start += lengths[-1]
-        if selection in PROJECTIONS:
-            columns += lengths[-1] * (len(profile.seeds) if selection.startswith("projection") else 1)
+def _device_bytes(lengths: dict, cell, width: int, n_train: int, n_classes: int, storage: str) -> int:
+    """Return the bytes of the features, with components of projections beside the neurons, and of all probes."""
+    # Which neurons a subset has does not matter here, only how many probes share them.
+    subsets = [np.arange(k) + place * width for place, ks in enumerate(lengths.values()) for k in sorted(set(ks))]
+    columns = width
+    for selection in lengths.keys() & PROJECTIONS:
+        columns += max(lengths[selection]) * (len(cell.seeds) if selection.startswith("projection") else 1)
     # Half precision survives only where no float32 component stands beside the neurons.
-    storage = profile.tasks[task].storage if columns == network.width else "float32"
-    features = n_train * columns * np.dtype(storage).itemsize
+    itemsize = np.dtype(storage if columns == width else "float32").itemsize
     chunks = find_chunks(subsets, [0] * len(subsets))
-    return features + len(profile.seeds) * sum(c.n_bytes(columns, n_classes, batch_size, 4) for c in chunks)
+    probes = sum(chunk.n_bytes(columns, n_classes, cell.probe.batch_size, 4) for chunk in chunks)
+    return n_train * columns * itemsize + len(cell.seeds) * probes
 
 
 def notebook_of(profile: Profile, network: Network, task: str) -> str:
-    """The notebook that a cell is first needed for, of `NOTEBOOKS`."""
+    """Return the notebook that a cell is first needed for, of `NOTEBOOKS`."""
     card = network.card
     if task == "imagenet1k":
         return "07"
@@ -138,134 +115,62 @@ def notebook_of(profile: Profile, network: Network, task: str) -> str:
 
 
 def images_per_second(network: Network, resolution: int, device: torch.device, batch_size: int, mixed: bool) -> float:
-    """Throughput of the network on batches that are on the device already."""
+    """Measure the network on batches that are on the device already."""
     module = network.module.to(device=device, memory_format=torch.channels_last)
-    batch = torch.rand(batch_size, 3, resolution, resolution, device=device).contiguous(
-        memory_format=torch.channels_last
-    )
+    batch = torch.rand(batch_size, 3, resolution, resolution, device=device).to(memory_format=torch.channels_last)
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
     with torch.inference_mode(), torch.autocast(device.type, half, enabled=mixed):
-        seconds = _seconds(lambda: module(batch), device)
-    return batch_size / seconds
+        return batch_size / seconds(lambda: module(batch))
 
 
 def probe_rate(device: torch.device, batch_size: int, width: int = 2048, n_classes: int = 100) -> float:
-    """Floating point operations per second of probe training, on a grid of the size that the paper's are."""
-    fractions, seeds = (0.005, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0), (1, 2, 3, 4, 5)
-    subsets = [s for fraction in fractions for s in random_subsets(width, fraction, seeds)]
-    generator = np.random.default_rng(0)
+    """Measure operations per second of probe training, on a grid of the size that the paper's are."""
+    seeds = [1, 2, 3, 4, 5]
+    subsets = [s for f in (0.005, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0) for s in random_subsets(width, f, seeds)]
     n = 2 * batch_size
-    x, y = generator.random((n, width), dtype=np.float32), np.arange(n) % n_classes
-    every = list(seeds) * len(fractions)
-
-    def train(epochs: int) -> Callable[[], object]:
-        return lambda: fit_probes(
-            x, y, x[:n_classes], y[:n_classes], subsets, epochs=epochs, seed=every, device=device, batch_size=batch_size
-        )
-
+    x, y = np.random.default_rng(0).random((n, width), dtype=np.float32), np.arange(n) % n_classes
+    given = (x, y, x[:n_classes], y[:n_classes], subsets)
+    options = {"seed": seeds * (len(subsets) // len(seeds)), "device": device, "batch_size": batch_size}
     # The difference leaves out what is done once: copies to the device, and evaluation.
-    few, many = _seconds(train(1), device, repeats=1), _seconds(train(5), device, repeats=1)
+    few, many = (seconds(lambda e=epochs: fit_probes(*given, epochs=e, **options), 1) for epochs in (1, 5))
     return 4 * 4.0 * n * n_classes * sum(map(len, subsets)) / max(many - few, 1e-6)
 
 
-def _seconds(call: Callable[[], object], device: torch.device, repeats: int = MEASURED) -> float:
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    for _ in range(WARM_UP):
+def seconds(call, repeats: int = 3) -> float:
+    """Time a call, after one to warm up."""
+    taken = []
+    for _ in range(1 + repeats):
+        start = time.perf_counter()
         call()
-    wait()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    wait()
-    return (time.perf_counter() - start) / repeats
-
-
-def estimate(profile: Profile, *, device: str = "auto", batch_size: int | None = None) -> pd.DataFrame:
-    """Project what a profile takes on this machine.
-
-    Networks are built with random weights and no image is opened, so neither weights nor data need be there.
-
-    Parameters
-    ----------
-    profile : Profile
-    device : {"auto", "cpu", "cuda"}
-    batch_size : int, optional
-        Of the calibration; by default the profile's, on a CPU at most 32.
-
-    Returns
-    -------
-    DataFrame
-        One row per cell: the fields of `CellCost`, `images_per_second`, `extraction_s` and `probes_s`.
-
-    Raises
-    ------
-    ValueError
-        A network or task that nobody knows, or a profile of published numbers.
-    """
-    if profile.reference:
-        raise ValueError(
-            f"profile {profile.name} holds published numbers: nothing is computed, so nothing to estimate."
-        )
-    where = pick_device(device)
-    mixed = profile.extraction.precision == "mixed" or (profile.extraction.precision == "auto" and where.type == "cuda")
-    batch_size = batch_size or min(profile.extraction.batch_size, 32 if where.type == "cpu" else 1 << 20)
-    for task in profile.tasks:
-        sizes(profile, task)
-    by_network: dict[str, list[str]] = {}
-    for name, task in profile.cells():
-        by_network.setdefault(name, []).append(task)
-    rows, speeds = [], {}
-    for name, tasks in progress(list(by_network.items()), desc="calibrating", unit="networks"):
-        network = load_model(name, pretrained=False)
-        shape = tuple((key, tuple(value.shape)) for key, value in network.module.state_dict().items())
-        for task in tasks:
-            resolution = network.card.side or profile.tasks[task].resolution
-            # Networks of one architecture are measured once.
-            if (shape, resolution) not in speeds:
-                speeds[shape, resolution] = images_per_second(network, resolution, where, batch_size, mixed)
-            cost = cell_cost(profile, network, task, notebook_of(profile, network, task))
-            rows.append({**cost.__dict__, "images_per_second": speeds[shape, resolution]})
-    table = pd.DataFrame(rows)
-    rate = probe_rate(where, profile.probe.batch_size)
-    table["extraction_s"] = table.forwards / table.images_per_second
-    table["probes_s"] = table.flops / rate
-    return table
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return sum(taken[1:]) / repeats
 
 
 def report(profile: Profile, table: pd.DataFrame, device: str) -> str:
-    """The projection as text: by notebook, in all, and beside the published procedure."""
-    sums = ["forwards", "published_forwards", "probes", "bytes", "extraction_s", "probes_s"]
-    by = table.groupby("notebook", sort=True)[sums].sum()
+    """Write the projection as text: by notebook, in all, and beside the published procedure."""
+    sums = table.groupby("notebook").sum(numeric_only=True)
+    notebooks = [f"{name}: {NOTEBOOKS[name]}" for name in sums.index]
+    sums.loc["in all"] = sums.sum()
+    columns = {
+        "image forwards": sums.forwards.map("{:,.0f}".format),
+        "as published": sums.published_forwards.map("{:,.0f}".format),
+        "probes": sums.probes.map("{:,.0f}".format),
+        "features": (sums.bytes / 1e9).map("{:,.1f} GB".format),
+        "extraction": sums.extraction_s.map(clock),
+        "probes take": sums.probes_s.map(clock),
+    }
+    total, largest = sums.loc["in all"], table.loc[table.device_bytes.idxmax()]
     lines = [
-        f"profile {profile.name} on {device}: projected from a calibration of seconds, not measured",
+        f"profile {profile.name} on {device}: projected from a calibration of seconds, not measured\n",
+        pd.DataFrame(columns).rename_axis(None).to_string(),
         "",
-        f"{'notebook':<10}{'image forwards':>16}{'as published':>16}{'probes':>9}{'features':>12}{'extraction':>12}"
-        f"{'probes take':>13}",
-    ]
-    for name, row in [*by.iterrows(), ("in all", by.sum())]:
-        lines.append(
-            f"{name:<10}{row.forwards:>16,.0f}{row.published_forwards:>16,.0f}{row.probes:>9,.0f}"
-            f"{row.bytes / 1e9:>9,.1f} GB{clock(row.extraction_s):>12}{clock(row.probes_s):>13}"
-        )
-    largest = table.loc[table.device_bytes.idxmax()]
-    lines += ["", *(f"{name}: {NOTEBOOKS[name]}" for name in by.index)]
-    lines.append(
+        *notebooks,
         f"All probes of a cell at once take at most {largest.device_bytes / 1e9:.1f} GB of a GPU's memory "
-        f"({largest.network} on {largest.task}), by count; with less they are trained in waves."
-    )
-    lines += [
-        "All notebooks share these: whichever runs first computes them. Not counted: reading and decoding images, CKA, "
-        "figures.",
-        f"'As published' is what these probes would take if each ran the network over every image of every epoch, "
-        f"{by.published_forwards.sum() / by.forwards.sum():,.0f} times as many.",
+        f"({largest.network} on {largest.task}), by count; with less they are trained in waves.",
+        "All notebooks share these: whichever runs first computes them. Not counted: reading images, CKA, figures.",
+        "'As published' is what these probes would take if each ran the network over every image of every epoch, "
+        f"{total.published_forwards / total.forwards:,.0f} times as many.",
     ]
-    if profile.name == "paper":
-        lines.append(
-            f"The public code in all: {PUBLISHED['trainings'][0]:,} probe trainings and "
-            f"{PUBLISHED['forwards'][0] / 1e9:.1f} billion image forwards; for the paper alone "
-            f"{PUBLISHED['trainings'][1]:,} and {PUBLISHED['forwards'][1] / 1e9:.1f} billion."
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, PUBLISHED] if profile.name == "paper" else lines)

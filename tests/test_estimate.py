@@ -12,27 +12,28 @@ from test_study_augmentation import passes as passes  # noqa: PLC0414 - a fixtur
 
 from dr_utils import estimate as estimating
 from dr_utils.__main__ import main
-from dr_utils.estimate import PUBLISHED, cell_cost, estimate, images_per_second, notebook_of, probe_rate, report
+from dr_utils.estimate import PUBLISHED, count, estimate, images_per_second, notebook_of, probe_rate, report
 from dr_utils.models import load_model
 from dr_utils.probes import masked
 from dr_utils.probes.chunks import find_chunks
 from dr_utils.profiles import Profile, load_profile
+from dr_utils.subsets import n_neurons
 
 
 @pytest.mark.parametrize("augmentation", ["none", {"views": 3}, "fresh"])
 def test_counts_are_those_of_a_run(passes, tmp_path, augmentation):
     profile = profile_of(augmentation)
-    cost = cell_cost(profile, tiny_network("tiny_a"), "digits", "03")
+    cost = count(profile, tiny_network("tiny_a"), "digits")
     study, tables = run(profile, tmp_path / "out")
-    assert cost.forwards == sum(passes)
-    assert cost.probes == len(tables["probes"])
+    assert cost["forwards"] == sum(passes)
+    assert cost["probes"] == len(tables["probes"])
     stored = [f for f in (tmp_path / "home" / "features").glob("*.safetensors")]
     views = 3 if augmentation == {"views": 3} else 0
     assert len(stored) == 2 + views
     x = sum(study.features("tiny_a", "digits", split).x.nbytes for split in ("train", "test"))
-    assert cost.bytes == x + views * study.features("tiny_a", "digits", "train").x.nbytes
+    assert cost["bytes"] == x + views * study.features("tiny_a", "digits", "train").x.nbytes
     # A loop that runs the network for each probe in each epoch: (train images x epochs + test images) x probes.
-    assert cost.published_forwards == len(tables["probes"]) * (EPOCHS * 90 + 80)
+    assert cost["published_forwards"] == len(tables["probes"]) * (EPOCHS * 90 + 80)
 
 
 def test_operations_are_those_of_the_products():
@@ -45,7 +46,7 @@ def test_operations_are_those_of_the_products():
                 rows = min(32, 90 - start)
                 counted += 2 * rows * k * 10  # logits: a multiplication and an addition each
                 counted += 2 * rows * k * 10  # and so for the gradient
-    assert cell_cost(profile, tiny_network("tiny_a"), "digits", "03").flops == pytest.approx(counted)
+    assert count(profile, tiny_network("tiny_a"), "digits")["flops"] == pytest.approx(counted)
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16"])
@@ -62,10 +63,10 @@ def test_device_memory_is_that_of_the_plan_of_a_run(monkeypatch, tmp_path, passe
     profile = Profile.model_validate(content)
     plans, real = [], masked.plan_waves
     monkeypatch.setattr(masked, "plan_waves", lambda *given: plans.append(given) or real(*given))
-    cost = cell_cost(profile, tiny_network("tiny_a"), "digits", "03")
+    cost = count(profile, tiny_network("tiny_a"), "digits")
     run(profile, tmp_path / "out")
     ((subsets, seeds, features, _, *sizes),) = plans
-    assert cost.device_bytes == features + sum(c.n_bytes(*sizes) for c in find_chunks(subsets, seeds)) > 0
+    assert cost["device_bytes"] == features + sum(c.n_bytes(*sizes) for c in find_chunks(subsets, seeds)) > 0
 
 
 def test_cells_go_to_the_notebook_that_needs_them_first():
@@ -93,19 +94,20 @@ def test_projection_has_every_cell_and_adds_up(monkeypatch):
     np.testing.assert_allclose(table.extraction_s * table.images_per_second, table.forwards)
     text = report(profile, table, "cpu")
     assert "not measured" in text and f"{table.forwards.sum():,}" in text
-    assert f"{PUBLISHED['trainings'][0]:,}" not in text, "that is about the paper's own profile"
+    assert PUBLISHED not in text, "that is about the paper's own profile"
     assert f"at most {table.device_bytes.max() / 1e9:.1f} GB of a GPU's memory" in text
     line = next(line for line in text.splitlines() if line.startswith("in all"))
     assert f"{table.probes.sum():,}" in line
 
 
-def test_rates_are_those_of_a_clock(monkeypatch):
-    """With a clock that ticks once at every look, each measurement takes one tick."""
-    ticks = iter(range(1000))
-    monkeypatch.setattr(estimating.time, "perf_counter", lambda: float(next(ticks)))
-    rate = images_per_second(tiny_network("tiny_a"), 16, torch.device("cpu"), 8, mixed=False)
-    assert rate == pytest.approx(8 * estimating.MEASURED)
-    assert probe_rate(torch.device("cpu"), 8, width=16, n_classes=3) > 0
+def test_rates_are_work_over_time(monkeypatch):
+    """A clock that says two seconds for a batch, then one for an epoch of probes and three for five."""
+    clock = iter([2.0, 1.0, 3.0])
+    monkeypatch.setattr(estimating, "seconds", lambda *given: next(clock))
+    network, cpu = tiny_network("tiny_a"), torch.device("cpu")
+    assert images_per_second(network, 16, cpu, 8, mixed=False) == 8 / 2.0
+    lengths = [n_neurons(16, f) for f in (0.005, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0)]
+    assert probe_rate(cpu, 8, width=16, n_classes=3) == 4 * 4 * 16 * 3 * 5 * sum(lengths) / (3.0 - 1.0)
 
 
 def test_command_line_prints_the_projection(tmp_path, capsys):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
 from dr_utils.checks import check_delta, check_fraction, unknown
 from dr_utils.store import key_of
@@ -24,14 +24,37 @@ PUBLISHED_PROBE = {"weight_decay": 5e-4, "held_out": 0.1}
 def _all_or_names(value: Any) -> Any:
     if value == "all" or (isinstance(value, list) and value and all(isinstance(name, str) for name in value)):
         return value
-    raise ValueError('expected "all" or a list of names')
+    raise ValueError(f'expected "all" or a list of names; got {value!r}.')
+
+
+def _named(name: str, names: list[str] | str) -> bool:
+    return names == "all" or name in names
+
+
+def _auto_or_positive(value: Any) -> Any:
+    if value == "auto" or (type(value) in (int, float) and value > 0):
+        return value if value == "auto" else float(value)
+    raise ValueError(f"expected a number above 0, or 'auto'; got {value!r}.")
+
+
+def _augmentation(value: Any) -> Any:
+    views = value.get("views") if isinstance(value, Mapping) and len(value) == 1 else 0
+    if value in ("none", "fresh") or (type(views) is int and views > 0):
+        return value
+    raise ValueError(f"expected 'none', 'fresh' or {{views: K}}, K a whole number of passes; got {value!r}.")
 
 
 def _distinct(values: list) -> list:
-    repeated = [value for i, value in enumerate(values) if value in values[:i]]
-    if repeated:
-        raise ValueError(f"{repeated[0]!r} is listed twice")
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value!r} is listed twice; got {values}.")
     return values
+
+
+def _with_test(names: list) -> list:
+    if "test" not in names:
+        raise ValueError(f"expected 'test' among them; got {names}.")
+    return names
 
 
 def _ascending(values: list) -> list:
@@ -45,13 +68,14 @@ def _tasks(value: Any) -> Any:
     return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-Names = Annotated[list[str] | Literal["all"], BeforeValidator(_all_or_names)]
+Some, Distinct = Field(min_length=1), AfterValidator(_distinct)
+Names = Annotated[list[str] | str, PlainValidator(_all_or_names)]
+Augmentation = Annotated[str | dict[str, int], PlainValidator(_augmentation)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Some = Field(min_length=1)
 Fractions = Annotated[list[Annotated[float, BeforeValidator(check_fraction)]], Some, AfterValidator(_ascending)]
 Deltas = Annotated[list[Annotated[float, BeforeValidator(check_delta)]], Some, AfterValidator(_ascending)]
 
@@ -59,13 +83,15 @@ Deltas = Annotated[list[Annotated[float, BeforeValidator(check_delta)]], Some, A
 class Part(BaseModel):
     """A mapping of a profile: every key is known, every value has exactly the stated type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(strict=True, frozen=True)
 
-
-class Views(Part):
-    """A number of augmented views of the train images, computed once; SGD cycles through them, one for each epoch."""
-
-    views: Count
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: Any) -> Any:
+        wrong = given.keys() - cls.model_fields if isinstance(given, Mapping) else ()
+        if wrong:
+            raise ValueError("\n".join(str(unknown("profile key", key, cls.model_fields)) for key in sorted(wrong)))
+        return given
 
 
 class TaskProbe(Part):
@@ -79,26 +105,19 @@ class TaskProbe(Part):
 
 
 class Task(Part):
-    """Images of one task: how many (null: all), at which resolution in pixels, evaluated on which sets.
+    """Images of one task: how many (null: all), their side in pixels, and what is special about this task.
 
-    `networks` names those that are measured on this task; `probe` and `augmentation` are exceptions to the profile's
-    own; `storage` is what features are rounded to and kept as: float16 where float32 would fill the disk.
+    `storage` is what features are rounded to and kept as: float16 where float32 would fill the disk.
     """
 
     networks: Names = "all"
     train: Count | None = None
     test: Count | None = None
     resolution: Annotated[int, Field(ge=8, le=1024)] = 224
-    eval_sets: Annotated[list[str], Some, AfterValidator(_distinct)] = ["test"]
+    eval_sets: Annotated[list[str], Distinct, AfterValidator(_with_test)] = ["test"]
     probe: TaskProbe = TaskProbe()
-    augmentation: Literal["none", "fresh"] | Views | None = None
+    augmentation: Augmentation | None = None
     storage: Literal["float32", "float16"] = "float32"
-
-    @model_validator(mode="after")
-    def _has_test(self) -> Task:
-        if "test" not in self.eval_sets:
-            raise ValueError(f"eval_sets must hold 'test'; got {self.eval_sets}")
-        return self
 
 
 class Selection(Part):
@@ -113,12 +132,11 @@ class Selection(Part):
 class Probe(Part):
     """Linear probes: the paper's protocol (Appendix B), or that of its published code, unless a key says otherwise.
 
-    `standardise` divides features by the train split's standard deviations; `held_out` is the share of the train images
-    on which each probe's best epoch is chosen (0: the last epoch); `ridge_alpha: auto` is chosen on train features.
+    `held_out` is the share of the train images on which each probe's best epoch is chosen (0: the last epoch).
     """
 
     protocol: Literal["paper", "published"] = "paper"
-    solvers: Annotated[list[Literal["sgd", "ridge"]], Some, AfterValidator(_distinct)] = ["sgd"]
+    solvers: Annotated[list[Literal["sgd", "ridge"]], Some, Distinct] = ["sgd"]
     epochs: Count = 50
     lr: Positive = 0.1
     momentum: Share = 0.9
@@ -128,7 +146,7 @@ class Probe(Part):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     standardise: bool = False
     held_out: Share = 0.0
-    ridge_alpha: Positive | Literal["auto"] = "auto"
+    ridge_alpha: Annotated[float | str, PlainValidator(_auto_or_positive)] = "auto"
 
     @model_validator(mode="before")
     @classmethod
@@ -144,23 +162,17 @@ class Probe(Part):
 class CKA(Part):
     """Similarity of part and whole: estimators, and how many test images (null: all) of which tasks."""
 
-    estimators: Annotated[list[Literal["biased", "debiased"]], Some, AfterValidator(_distinct)] = ["biased", "debiased"]
+    estimators: Annotated[list[Literal["biased", "debiased"]], Some, Distinct] = ["biased", "debiased"]
     images: Annotated[int, Field(ge=4)] | None = 1000
     tasks: Names = "all"
 
 
 class Extraction(Part):
-    """How features are computed: images per batch, and float32, mixed (or auto: mixed where there is a GPU).
-
-    `augmentation` is of train images: none (features once), {views: K} (K augmented passes, stored and cycled
-    through), or fresh (the paper's: augmented anew in every epoch, one pass for all probes); `recipe` says how.
-    `normalisation: published` feeds ImageNet-1k ViTs of the paper with ImageNet's mean and deviation, as the public
-    code does, though they were trained with 0.5.
-    """
+    """How features are computed; notebooks/profiles/README.md says what `augmentation` and the last two keys do."""
 
     batch_size: Count = 64
     precision: Literal["float32", "mixed", "auto"] = "float32"
-    augmentation: Literal["none", "fresh"] | Views = "none"
+    augmentation: Augmentation = "none"
     recipe: Literal["paper", "published"] = "paper"
     normalisation: Literal["own", "published"] = "own"
 
@@ -168,8 +180,7 @@ class Extraction(Part):
 class CellSpec(Part):
     """What is measured in one cell, a network on a task: together with its features this decides every number.
 
-    `selections` holds the fractions at which each selection is probed; CKA is measured at those of "random". `cka` has
-    no estimators where a task is left out of it; `augmentation` says how train images change, {} if they do not.
+    `cka`, at the fractions of "random", has no estimators where it is not measured. `augmentation` {} means none.
     """
 
     seeds: Annotated[list[Seed], Some]
@@ -181,24 +192,10 @@ class CellSpec(Part):
 
 
 class Profile(Part):
-    """What a run covers.
+    """What a run covers: `networks` that `dr_utils.models` knows, on `tasks` that `dr_utils.datasets` knows.
 
-    Attributes
-    ----------
-    networks : list of str
-        Names known to ``dr_utils.models``.
-    tasks : dict of str to Task
-        Names known to ``dr_utils.datasets``; may be given as a plain list of names.
-    name : str
-        The file's name without ``.yaml``; results go to ``outputs/<name>``.
-    fractions : list of float
-        Ascending, with 1.0, the full layer.
-    reference : bool
-        True takes the paper's published numbers in place of measurements; networks and tasks are then those of
-        ``dr_utils.study.published``, and nothing is loaded.
+    With `reference: true` the paper's published numbers are taken in place of measurements, and nothing is loaded.
 
-    Examples
-    --------
     >>> profile = Profile(networks=["small_resnet"], tasks=["digits"])
     >>> profile.cells(), profile.seeds, profile.deltas[0]
     ([('small_resnet', 'digits')], [1, 2, 3, 4, 5], 0.75)
@@ -207,11 +204,11 @@ class Profile(Part):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "custom"
     title: str = ""
     reference: bool = False
-    networks: Annotated[list[str], Some, AfterValidator(_distinct)]
+    networks: Annotated[list[str], Some, Distinct]
     tasks: Annotated[dict[str, Task], Some, BeforeValidator(_tasks)]
     subset_seed: Seed = 0
     fractions: Fractions = FRACTIONS
-    seeds: Annotated[list[Seed], Some, AfterValidator(_distinct)] = SEEDS
+    seeds: Annotated[list[Seed], Some, Distinct] = SEEDS
     deltas: Deltas = DELTAS
     selections: Annotated[list[Selection], Some] = [Selection(selection="random")]
     probe: Probe = Probe()
@@ -219,62 +216,54 @@ class Profile(Part):
     extraction: Extraction = Extraction()
 
     @model_validator(mode="after")
-    def _consistent(self) -> Profile:
-        if 1.0 not in self.fractions:
-            raise ValueError("fractions must hold 1.0, the full layer, which every share is compared with")
+    def _measures_full_layers(self) -> Profile:
         for network, task in self.cells():
             if 1.0 not in self.selected(network, task).get("random", ()):
                 raise ValueError(
-                    f"selections lack random subsets for {network} on {task}: its full layer is measured with them; "
-                    "add {selection: random}"
+                    f"the full layer of {network} is not measured on {task}; selections must hold "
+                    "{selection: random}, and its fractions 1.0."
                 )
         return self
 
     def cells(self) -> list[tuple[str, str]]:
         """Return every (network, task) of the profile, network by network."""
-        covered = {t: self.networks if spec.networks == "all" else spec.networks for t, spec in self.tasks.items()}
-        return [(network, task) for network in self.networks for task in self.tasks if network in covered[task]]
+        return [(n, t) for n in self.networks for t, task in self.tasks.items() if _named(n, task.networks)]
 
     def selected(self, network: str, task: str) -> dict[str, list[float]]:
         """Return the selections of one cell with their ascending fractions; entries of one selection are merged."""
         chosen: dict[str, set[float]] = {}
         for entry in self.selections:
-            if all(names == "all" or name in names for name, names in ((network, entry.networks), (task, entry.tasks))):
+            if _named(network, entry.networks) and _named(task, entry.tasks):
                 chosen.setdefault(entry.selection, set()).update(entry.fractions or self.fractions)
         return {selection: sorted(fractions) for selection, fractions in chosen.items()}
 
-    def cka_tasks(self) -> list[str]:
-        """Return the tasks that similarity is measured on, in the profile's order."""
-        return [task for task in self.tasks if self.cka.tasks == "all" or task in self.cka.tasks]
-
     def spec(self, network: str, task: str) -> CellSpec:
         """Return what is measured in a cell, the task's exceptions included."""
-        settings, own = self.extraction, self.tasks[task]
-        kind = own.augmentation or settings.augmentation
-        kind = kind if isinstance(kind, str) else kind.model_dump()
-        augmentation = {"kind": kind, "recipe": settings.recipe, "seed": self.subset_seed}
+        own = self.tasks[task]
+        kind = own.augmentation or self.extraction.augmentation
+        augmentation = {"kind": kind, "recipe": self.extraction.recipe, "seed": self.subset_seed}
         return CellSpec(
             seeds=self.seeds,
             deltas=self.deltas,
             selections=self.selected(network, task),
             probe=self.probe.model_copy(update=own.probe.model_dump(exclude_none=True)),
-            cka=self.cka if task in self.cka_tasks() else self.cka.model_copy(update={"estimators": []}),
+            cka=self.cka if _named(task, self.cka.tasks) else self.cka.model_copy(update={"estimators": []}),
             augmentation={} if kind == "none" else augmentation,
         )
 
     def check_names(self, check_network: Callable[[str], Any], cards: Mapping[str, Any]) -> None:
         """Check the names of networks, tasks and evaluation sets; ValueError lists the known ones, nearest first.
 
-        A selection or a task may name a network that is not in this profile, so that a copy of a profile can leave some
-        out by one line; but it must exist. The registries are `dr_utils.models.check_network` and
-        `dr_utils.datasets.available()`.
+        A selection may name a network or a task that this profile leaves out, but it must exist.
         """
-        parts = (*self.tasks.values(), *self.selections, self.cka)
-        lists = {kind: [getattr(part, kind, "all") for part in parts] for kind in ("networks", "tasks")}
-        named = {kind: [n for names in lists[kind] if names != "all" for n in names] for kind in lists}
-        for name in dict.fromkeys([*self.networks, *named["networks"]]):
+        networks, tasks = list(self.networks), list(self.tasks)
+        for part in (*self.tasks.values(), *self.selections, self.cka):
+            for names, kind in ((networks, "networks"), (tasks, "tasks")):
+                listed = getattr(part, kind, "all")
+                names += [] if listed == "all" else listed
+        for name in dict.fromkeys(networks):
             check_network(name)
-        for name in dict.fromkeys([*self.tasks, *named["tasks"]]):
+        for name in tasks:
             if name not in cards:
                 raise unknown("task", name, cards)
         for name, task in self.tasks.items():

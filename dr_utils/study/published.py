@@ -82,7 +82,7 @@ def published_tables(profile: Profile) -> tuple[dict[str, pd.DataFrame], list[st
             continue
         cells.append((network, task))
         accuracy = pd.concat(rows, ignore_index=True)
-        cka = _similarity(network, task, profile.fractions if task in profile.cka_tasks() else [])
+        cka = _similarity(network, task, profile.fractions if profile.spec(network, task).cka.estimators else [])
         # CKA of the whole layer with itself is 1 by definition and was not printed.
         whole = cka[cka["comparison"].eq("part_whole")].tail(1).assign(fraction=1.0, cka=1.0)
         found["probes"].append(accuracy[list(COLUMNS["probes"])])

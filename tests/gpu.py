@@ -27,7 +27,8 @@ BENCH = "tests/benchmarks/bench_"
 TESTS = "-m pytest -q -m gpu " + " ".join(
     f"tests/test_{name}.py" for name in ("cka", "features", "probes", "probes_memory", "study")
 )
-BATCHES = "--images 4096 --resolution 224 --batch-size 64 128 256 512 1024"
+# Enough images that hashing the weights, once a pass, does not count.
+BATCHES = "--resolution 224 --rounds 2 --batch-size 64 256 512"
 SMALL = {
     "tests": TESTS,
     "extraction": f"{BENCH}extraction.py --network resnet18_standard --images 64",
@@ -38,8 +39,8 @@ SMALL = {
 }
 LARGE = {
     "tests": TESTS,
-    "extraction, images of 224 pixels": f"{BENCH}extraction.py {BATCHES} --side 224",
-    "extraction, images of 32 pixels": f"{BENCH}extraction.py {BATCHES}",
+    "extraction, images of 224 pixels": f"{BENCH}extraction.py {BATCHES} --images 16384 --side 224",
+    "extraction, images of 32 pixels": f"{BENCH}extraction.py {BATCHES} --images 32768",
     "probes": f"{BENCH}probes.py --images 45000 --epochs 50 --loop-epochs 1",
     "probes on this machine's CPU": f"{BENCH}probes.py --images 45000 --epochs 2 --loop-epochs 0 --device cpu",
     "probes, 1,000 classes": f"{BENCH}imagenet.py --images 200000",

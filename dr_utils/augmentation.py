@@ -7,7 +7,7 @@ whatever the size of the batch. The changes themselves are torchvision's, as the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -23,51 +23,18 @@ _LUMA = (0.2989, 0.587, 0.114)
 _ORDERS = np.array(list(permutations(range(3))))
 _DRAWS = 7  # uniform numbers per image: flip, three factors, their order, angle, crop
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """What may happen to an image.
-
-    Attributes
-    ----------
-    flip : float
-        Probability of a horizontal flip.
-    brightness, contrast, saturation : float
-        Factors are uniform in [1 - v, 1 + v]; the three come in random order.
-    degrees : float
-        Rotations are uniform in [-degrees, degrees], about the centre, nearest neighbour, black outside.
-    crop : bool
-        Whether a random part (8 to 100 % of the area, aspect 3/4 to 4/3) takes the place of the whole image.
-    """
-
-    flip: float = 0.5
-    brightness: float = 0.25
-    contrast: float = 0.25
-    saturation: float = 0.25
-    degrees: float = 2.0
-    crop: bool = False
-
-
-# The paper's text, and its public code. Both give ColorJitter three numbers, the third of which is saturation.
-RECIPES = {"paper": Recipe(), "published": Recipe(crop=True)}
+# The paper's text, and its public code, which also crops: to 8 to 100 % of the area, aspect 3/4 to 4/3. `flip` is a
+# probability, factors lie in 1 - v to 1 + v and come in random order, rotations in -degrees to degrees (about the
+# centre, nearest neighbour, black outside). Both give ColorJitter three numbers, the third of which is saturation.
+_PAPER = {"flip": 0.5, "brightness": 0.25, "contrast": 0.25, "saturation": 0.25, "degrees": 2.0, "crop": False}
+RECIPES = {"paper": _PAPER, "published": {**_PAPER, "crop": True}}
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """One augmented view of a set of images: what happens to image i depends on (seed, view, i) and on nothing else.
 
-    Attributes
-    ----------
-    name : {"paper", "published"}
-        Of the recipe.
-    view : int
-        0, 1, ...: the epoch, or the number of the cached view.
-    seed : int
-
-    Raises
-    ------
-    ValueError
-        Unknown recipe, or a negative view.
+    `name` is that of the recipe; `view` (0, 1, ...) the epoch, or the number of the stored view.
     """
 
     name: str
@@ -77,45 +44,34 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.name not in RECIPES:
             raise unknown("augmentation", self.name, RECIPES)
-        if self.view < 0:
-            raise ValueError(f"augmented views are numbered from 0; got view = {self.view}.")
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> dict:
         """Return what may happen to an image."""
         return RECIPES[self.name]
 
     @property
     def identity(self) -> dict:
         """Return what decides the view, fit for JSON: part of the key of its features."""
-        return {"recipe": self.name, **asdict(self.recipe), "view": self.view, "seed": self.seed}
+        return {"recipe": self.name, **self.recipe, "view": self.view, "seed": self.seed}
 
     def draws(self, start: int, n: int) -> tuple[np.ndarray, ...]:
-        """Return what happens to images start .. start + n - 1.
+        """Return what happens to images start .. start + n - 1, an array [n] or [n, 3] each.
 
-        Returns
-        -------
-        flip : bool array of shape [n]
-        factors : float32 array of shape [n, 3]
-            Of brightness, contrast and saturation.
-        orders : int array of shape [n, 3]
-            Which of the three comes first, second and third.
-        angles : float32 array of shape [n]
-            Radians, counter-clockwise.
-        crops : int array of shape [n]
-            Seeds.
+        Flips; factors of brightness, contrast and saturation; which of them comes first, second and third; angles in
+        radians, counter-clockwise; seeds of the crops.
         """
         bits = np.random.PCG64([self.seed, self.view]).advance(_DRAWS * start)
         u, r = np.random.Generator(bits).random((n, _DRAWS)), self.recipe
-        factors = 1 + np.array([r.brightness, r.contrast, r.saturation]) * (2 * u[:, 1:4] - 1)
+        factors = 1 + np.array([r["brightness"], r["contrast"], r["saturation"]]) * (2 * u[:, 1:4] - 1)
         orders = _ORDERS[(len(_ORDERS) * u[:, 4]).astype(int)]
-        angles = np.radians(r.degrees) * (2 * u[:, 5] - 1)
+        angles = np.radians(r["degrees"]) * (2 * u[:, 5] - 1)
         crops = (u[:, 6] * 2**53).astype(int)
-        return u[:, 0] < r.flip, factors.astype(np.float32), orders, angles.astype(np.float32), crops
+        return u[:, 0] < r["flip"], factors.astype(np.float32), orders, angles.astype(np.float32), crops
 
     def crops(self, images: Sequence[np.ndarray], start: int) -> Sequence[np.ndarray]:
         """Cut uint8 images [H, W, 3] to their random parts, where the recipe has that; `start` is the first's index."""
-        if not self.recipe.crop:
+        if not self.recipe["crop"]:
             return images
         import torch
         from torchvision.transforms import RandomResizedCrop
@@ -136,11 +92,10 @@ class Augmentation:
         """
         import torch
 
-        drawn = [torch.from_numpy(given).to(batch.device) for given in self.draws(start, len(batch))]
-        flip, factors, orders, angles, _ = drawn
+        drawn = self.draws(start, len(batch))
+        flip, factors, orders, angles, _ = (torch.from_numpy(given).to(batch.device) for given in drawn)
         batch = torch.where(flip[:, None, None, None], batch.flip(-1), batch)
-        batch = _jittered(batch, factors, orders)
-        return _rotated(batch, angles) if self.recipe.degrees else batch
+        return _rotated(_jittered(batch, factors, orders), angles)
 
 
 def _jittered(x: torch.Tensor, factors: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,13 +26,7 @@ def has_cuda() -> bool:
 
 
 def device_name(device: str | torch.device = "auto") -> str:
-    """Return the name of a device, such as "cpu" or "cuda"; "auto" takes a GPU where there is one.
-
-    Raises
-    ------
-    ValueError
-        CUDA is asked for and torch sees none.
-    """
+    """Return "cpu", "cuda", ...; "auto" takes a GPU where there is one. ValueError if CUDA is asked for in vain."""
     if str(device) == "auto":
         return "cuda" if has_cuda() else "cpu"
     if str(device).startswith("cuda") and not has_cuda():
@@ -41,7 +35,7 @@ def device_name(device: str | torch.device = "auto") -> str:
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the device that `device_name` names, as torch knows it; ValueError as there."""
+    """Return the device that `device_name` names."""
     import torch
 
     return torch.device(device_name(device))
@@ -53,9 +47,7 @@ def hardware_name(device: str | torch.device = "cpu") -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {threads} threads"
+    return f"{found[1] if found else platform.machine()}, {threads} threads"

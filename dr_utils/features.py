@@ -31,17 +31,9 @@ AHEAD = 8
 
 @dataclass(frozen=True)
 class Features:
-    """Features of one split of one task under one network.
+    """Features of one split of one task under one network: x [n, D], y [n], key in the store, what that is made from.
 
-    Attributes
-    ----------
-    x : float32 or float16 array of shape [n, D]
-        From a gigabyte on it is a map of the file.
-    y : int64 array of shape [n]
-    key : str
-        In the store.
-    manifest : dict
-        What the key was made from, and with which library versions the features were computed.
+    From a gigabyte on `x` is a map of the file.
     """
 
     x: np.ndarray
@@ -71,30 +63,30 @@ def extract(
     task : ImageTask
         From `dr_utils.load_dataset`.
     resolution : int, optional
-        Side in pixels to which every image is resized (bilinear, antialiased, to a square as in the
-        paper's Appendix B). By default the one side that the network takes, or 224 if it takes any.
+        Side in pixels of the square to which images are resized (bilinear, antialiased; the paper's Appendix B). By
+        default the one side that the network takes, or 224 if it takes any.
     device : {"auto", "cpu", "cuda"}
         "auto" takes CUDA where there is one.
     batch_size : int
         Images per forward pass; halved as often as memory requires.
     precision : {"auto", "float32", "mixed"}
-        "mixed" is autocast (float16 on CUDA, bfloat16 on the CPU); "auto" is mixed on CUDA and float32
-        on the CPU. Features are float32 either way, unless `dtype` says otherwise.
+        "mixed" is autocast (float16 on CUDA, bfloat16 on the CPU); "auto" is mixed on CUDA, float32 on the CPU.
     augmentation : Augmentation, optional
         What happens to each image, cut before and changed after it is resized.
     dtype : {"float32", "float16"}
-        What features are rounded to, stored as and returned as; float16 halves disk and memory.
+        What features are stored and returned as, whatever the precision; float16 halves disk and memory.
     store : bool
         Whether to look in the store first and to write to it.
 
     Returns
     -------
     Features
+        With x [n, D], y [n].
 
     Raises
     ------
     ValueError
-        Unknown device, precision or dtype, resolution below 1, or features with NaN or without variation.
+        Unknown device, precision or dtype, resolution or batch_size below 1, features with NaN or without variation.
     dr_utils.store.CacheError
         The store cannot be written.
 
@@ -116,14 +108,9 @@ def extract(
 
     device, label = pick_device(device), f"{network.card.name} on {task.name} {task.split}"
     shape, y = (len(task.labels), network.width), np.asarray(task.labels, dtype=np.int64)
-    manifest = {
-        **identity,
-        "name": network.card.name,
-        "task": task.name,
-        "split": task.split,
-        "device": device.type,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-    }
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    manifest = {**identity, "name": network.card.name, "task": task.name, "split": task.split}
+    manifest |= {"device": device.type, "versions": versions}
     new = create("features", key, shape, dtype, about=manifest, arrays={"y": y})
     with new if store else contextlib.nullcontext(np.empty(shape, dtype)) as x:
         autocast = getattr(torch, identity["precision"])
@@ -133,10 +120,7 @@ def extract(
 
 
 def features_key(network: Network, digest: str, **options) -> str:
-    """Return the key that `extract` gives, with these of its options, to the features of a task with this digest.
-
-    Neither images nor weights are needed.
-    """
+    """Return the key that `extract` gives, with these of its options, to the features of a task with this digest."""
     return key_of(_identity(network, digest, **options))
 
 
@@ -158,16 +142,13 @@ def _identity(
     if resolution < 1:
         raise ValueError(f"resolution must be at least 1; got {resolution}.")
     on_gpu = has_cuda() if str(device) == "auto" else str(device).startswith("cuda")
-    if precision == "auto":
-        precision = "mixed" if on_gpu else "float32"
-    if precision == "mixed":
-        precision = "float16" if on_gpu else "bfloat16"
+    mixed = precision == "mixed" or (precision == "auto" and on_gpu)
     return {
         "version": VERSION,
         "network": network.identity,
         "images": digest,
         "resolution": resolution,
-        "precision": precision,
+        "precision": ("float16" if on_gpu else "bfloat16") if mixed else "float32",
         "augmentation": augmentation and augmentation.identity,
         "dtype": dtype,
     }
@@ -185,9 +166,9 @@ def _forward(out, network, images, resolution, device, batch_size, autocast, aug
         while done < len(images):
             stop = min(done + batch_size, len(images))
             try:
-                part = ready[done:stop] if augmentation is None else augmentation.crops(ready[done:stop], done)
+                part = augmentation.crops(ready[done:stop], done) if augmentation else ready[done:stop]
                 batch = resize_batch(part, resolution, device)
-                batch = batch if augmentation is None else augmentation(batch, done)
+                batch = augmentation(batch, done) if augmentation else batch
                 batch = batch.contiguous(memory_format=torch.channels_last)
                 waiting.append(module(batch).float())
             except (MemoryError, RuntimeError) as error:

@@ -30,32 +30,10 @@ class _WholeLines:
 
 
 def progress(iterable: Iterable | None = None, desc="", total: int | None = None, unit="it", *, even: bool = True):
-    """Wrap an iterable, or count by hand with ``update``, and show how far the work is.
+    """Return tqdm's bar, of an iterable or for ``update(n)``; without an ETA if steps are not about `even`ly long.
 
-    Parameters
-    ----------
-    iterable : iterable, optional
-        What to go through; without it, call ``update(n)`` on the result (a context manager).
-    desc : str
-        What is being done.
-    total : int, optional
-        How many steps there are, where the iterable does not know.
-    unit : str
-        What is counted, such as "images".
-    even : bool
-        Whether steps take about as long as each other. If not, no ETA is shown, since it would be wrong.
-
-    Returns
-    -------
-    tqdm
-        A bar on a terminal and in a notebook opened by hand. In a file, or where the environment variable
-        ``DR_PROGRESS`` is "plain" (the runner sets it), a line on stderr every ``TQDM_MININTERVAL`` (10) seconds. Where
-        it is "off", nothing is shown.
-
-    Examples
-    --------
-    >>> sum(progress(range(4), "adding", unit="numbers"))
-    6
+    A bar on a terminal and in a notebook opened by hand. In a file, or where the environment variable DR_PROGRESS is
+    "plain" (the runner sets it), a line on stderr every TQDM_MININTERVAL (10) seconds; nothing where it is "off".
     """
     mode = os.environ.get("DR_PROGRESS", "")
     if total is None and hasattr(iterable, "__len__"):
@@ -72,6 +50,5 @@ def progress(iterable: Iterable | None = None, desc="", total: int | None = None
         return tqdm(**given, mininterval=every, delay=every, miniters=1, position=0, file=_WholeLines())
     from tqdm.auto import tqdm
 
-    return tqdm(
-        **given, bar_format=None if even else "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}]"
-    )
+    shape = None if even else "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}]"
+    return tqdm(**given, bar_format=shape)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from dr_utils.zoo.attacks import has_collapsed, lengths, pgd, project, random_in_ball, safeguard, single_step
+from dr_utils.zoo.attacks import lengths, pgd, random_in_ball, single_step
 
 
 def linear_network(shape=(3, 4, 4), n_classes=3, seed=0):
@@ -103,18 +103,11 @@ def test_random_start_is_seeded_and_uniform_in_the_ball():
     assert (inside < 1.0).float().mean() == pytest.approx(0.25, abs=0.03)
 
 
-def test_projection():
-    delta = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]).view(3, 2, 1, 1)
-    expected = torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]).view(3, 2, 1, 1)
-    torch.testing.assert_close(project(delta, 1.0), expected)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"radius": 0.0, "steps": 1}, "radius > 0"),
         ({"radius": 1.0, "steps": 0}, "steps >= 1"),
-        ({"radius": 1.0, "steps": 1, "start_radius": 2.0}, "start_radius <= radius"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
@@ -127,11 +120,3 @@ def test_images_outside_the_range_are_refused():
     images, labels = some_images()
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         pgd(linear_network(), images * 255, labels, radius=1.0, steps=1)
-
-
-def test_safeguard():
-    assert has_collapsed(0.6, 0.05) and not has_collapsed(0.6, 0.5)
-    assert not has_collapsed(0.04, 0.0)  # an untrained network has nothing to lose
-    network, (images, labels) = linear_network(), some_images()
-    # Against a linear network one step is nearly as good as ten.
-    assert not safeguard(network, images, labels, radius=0.1)

@@ -8,25 +8,20 @@ part of `dr_utils.models`; `recipes.yaml` says how each is built and trained.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import yaml
+from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass
 
-from dr_utils.checks import unknown
-
-__all__ = ["RECIPES", "Recipe", "find_recipe"]
+__all__ = ["RECIPES", "Recipe"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a network's weights, apart from the images and the hardware's rounding.
-
-    Examples
-    --------
-    >>> find_recipe("small_resnet_ff8").head_reads
-    8
-    """
+    """Everything that decides a network's weights, apart from the images and the hardware's rounding."""
 
     name: str
     title: str  # for figures
@@ -42,10 +37,10 @@ class Recipe:
     # paper's eps 3 at 224 x 224 is 0.43 at 32 x 32 if pixels change as much. What it costs decides: on ImageNet, eps 3
     # takes a ResNet18 from .70 to .53 and a ResNet50 from .76 to .58.
     radius: float = 0.5
-    attack_steps: int = 1  # in training; 1 is fast and watched for collapse, the published robust networks have 3
-    optimiser: str = "sgd"  # or adamw: for the first layer, the last one, norms and biases
-    hidden_lr: float = 0.03  # peak learning rate of Muon, for the weights in between; 0 leaves them to `optimiser`
-    epochs: int = 16
+    attack_steps: PositiveInt = 1  # in training; 1 is fast and watched for collapse, published robust ones have 3
+    optimiser: Literal["sgd", "adamw"] = "sgd"  # of the first layer, the last one, norms and biases
+    hidden_lr: float = 0.03  # peak learning rate of Muon, for the weights in between
+    epochs: PositiveInt = 16
     batch_size: int = 128
     lr: float = 0.1  # peak learning rate of `optimiser`
     momentum: float = 0.9
@@ -62,17 +57,5 @@ class Recipe:
         return json.loads(json.dumps(asdict(self)))
 
 
-def _read(path: Path) -> dict[str, Recipe]:
-    rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    fields = {name: {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for name, row in rows.items()}
-    return {name: Recipe(name, **row) for name, row in fields.items()}
-
-
-RECIPES: dict[str, Recipe] = _read(Path(__file__).with_name("recipes.yaml"))
-
-
-def find_recipe(name: str) -> Recipe:
-    """Return a network's recipe, or raise ValueError with the names that there are, nearest first."""
-    if name not in RECIPES:
-        raise unknown("small network", name, RECIPES)
-    return RECIPES[name]
+_ROWS = yaml.safe_load(Path(__file__).with_name("recipes.yaml").read_text(encoding="utf-8"))
+RECIPES = {name: Recipe(name, **row) for name, row in _ROWS.items()}

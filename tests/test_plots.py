@@ -11,7 +11,7 @@ from PIL import Image
 from synthetic_tables import build, network, saturating, task
 
 from dr_utils import plots
-from dr_utils.plots.look import MARKERS
+from dr_utils.plots import MARKERS
 from dr_utils.reference import published
 
 NETWORKS = [

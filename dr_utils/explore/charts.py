@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from dr_utils.plots.look import PALETTE
+from dr_utils.plots import PALETTE
 
 COLOURS = [to_hex(colour) for colour in PALETTE]
 # Line style, and what a table shows in its colour; each style is for one more curve of the same colour.

@@ -46,14 +46,9 @@ class Augmentation:
             raise unknown("augmentation", self.name, RECIPES)
 
     @property
-    def recipe(self) -> dict:
-        """Return what may happen to an image."""
-        return RECIPES[self.name]
-
-    @property
     def identity(self) -> dict:
         """Return what decides the view, fit for JSON: part of the key of its features."""
-        return {"recipe": self.name, **self.recipe, "view": self.view, "seed": self.seed}
+        return {"recipe": self.name, **RECIPES[self.name], "view": self.view, "seed": self.seed}
 
     def draws(self, start: int, n: int) -> tuple[np.ndarray, ...]:
         """Return what happens to images start .. start + n - 1, an array [n] or [n, 3] each.
@@ -62,7 +57,7 @@ class Augmentation:
         radians, counter-clockwise; seeds of the crops.
         """
         bits = np.random.PCG64([self.seed, self.view]).advance(_DRAWS * start)
-        u, r = np.random.Generator(bits).random((n, _DRAWS)), self.recipe
+        u, r = np.random.Generator(bits).random((n, _DRAWS)), RECIPES[self.name]
         factors = 1 + np.array([r["brightness"], r["contrast"], r["saturation"]]) * (2 * u[:, 1:4] - 1)
         orders = _ORDERS[(len(_ORDERS) * u[:, 4]).astype(int)]
         angles = np.radians(r["degrees"]) * (2 * u[:, 5] - 1)
@@ -71,7 +66,7 @@ class Augmentation:
 
     def crops(self, images: Sequence[np.ndarray], start: int) -> Sequence[np.ndarray]:
         """Cut uint8 images [H, W, 3] to their random parts, where the recipe has that; `start` is the first's index."""
-        if not self.recipe["crop"]:
+        if not RECIPES[self.name]["crop"]:
             return images
         import torch
         from torchvision.transforms import RandomResizedCrop

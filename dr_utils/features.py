@@ -58,10 +58,8 @@ def extract(
 
     Parameters
     ----------
-    network : Network
-        From `dr_utils.load_model`.
-    task : ImageTask
-        From `dr_utils.load_dataset`.
+    network, task
+        From `dr_utils.load_model` and `dr_utils.load_dataset`.
     resolution : int, optional
         Side in pixels of the square to which images are resized (bilinear, antialiased; the paper's Appendix B). By
         default the one side that the network takes, or 224 if it takes any.

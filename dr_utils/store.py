@@ -1,7 +1,7 @@
 """The cache folder, and the store in it: arrays and tables under the hash of what they were made from.
 
-Every stored thing is one file in the safetensors format, `<cache>/<kind>/<key>.safetensors`. Its header holds the
-thing's own name and the hash of everything in the file, so that damage and mix-ups are noticed when it is read.
+Every stored thing is a safetensors file, `<cache>/<kind>/<key>.safetensors`. Its header holds the thing's own name and
+the hash of everything in the file, so that damage and mix-ups are noticed when it is read.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _TYPES = {"BOOL": "|b1", "I8": "|i1", "I16": "<i2", "I32": "<i4", "I64": "<i8", 
 _TYPES |= {"U8": "|u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "F64": "<f8"}
 _NAMES = {code: name for name, code in _TYPES.items()}
 _TABLE = "table/"
+_FOLDER_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 Arrays, Tables = Mapping[str, np.ndarray], Mapping[str, pd.DataFrame]
 
 
@@ -55,13 +56,12 @@ def cache_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            what = "is full; make room there"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            what = f"cannot be written ({error.strerror}); make it writable"
-        else:
+        if error.errno not in _FOLDER_ERRORS:
             raise
-        raise CacheError(f"the cache folder {folder} {what}, or set DR_HOME to a folder elsewhere.") from error
+        raise CacheError(
+            f"the cache folder {folder} cannot be written ({error.strerror}); make room or make it writable, "
+            "or set DR_HOME to a folder elsewhere."
+        ) from error
 
 
 def cache_dir() -> Path:
@@ -87,10 +87,7 @@ def check_cache(needed_bytes: int = 0) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; it takes the place of `path` only if the block succeeds.
-
-    Raises CacheError if the folder is full or cannot be written.
-    """
+    """Give a temporary path beside `path` to write to; it takes the place of `path` only if the block succeeds."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
@@ -112,7 +109,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 def sha256_of(path_or_bytes: str | os.PathLike | bytes) -> str:
     """Return the SHA-256 of a file's content, or of bytes, in hexadecimal."""
-    if isinstance(path_or_bytes, (bytes, bytearray, memoryview)):
+    if isinstance(path_or_bytes, bytes):
         return hashlib.sha256(path_or_bytes).hexdigest()
     with open(path_or_bytes, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -128,10 +125,7 @@ class Stored:
 
 
 def key_of(identity: Mapping) -> str:
-    """Return 32 hexadecimal digits that follow from what decides a thing, fit for JSON, in any order.
-
-    The `VERSION` of the code that makes the thing is part of it.
-    """
+    """Return 32 hexadecimal digits that follow from all that decides a thing (JSON), its code's VERSION included."""
     return sha256_of(_canonical(identity))[:32]
 
 
@@ -148,8 +142,7 @@ def has(kind: str, key: str) -> bool:
 def write(kind: str, key: str, *, about: Mapping, arrays: Arrays | None = None, tables: Tables | None = None) -> None:
     """Store arrays of numbers or truth values, and tables without their index, in place of what is there.
 
-    `about` is what a reader wants to know of them, fit for JSON. Raises CacheError if the cache folder is full or
-    cannot be written.
+    `about` is what a reader wants to know of them, fit for JSON. Raises CacheError if the folder cannot be written.
     """
     content = dict(arrays or {})
     for name, table in (tables or {}).items():
@@ -197,10 +190,7 @@ def _save(part: Path, name: str, about: Mapping, arrays: Arrays, mapped: bool = 
 
 
 def read(kind: str, key: str) -> Stored | None:
-    """Return what is stored under a key; None where there is nothing.
-
-    A file that is damaged or bears another thing's name counts as absent: a line of the log says so, and it is removed.
-    """
+    """Return what is stored under a key; None where there is nothing, or what was there is damaged and now removed."""
     path = path_of(kind, key)
     if not path.exists():
         return None
@@ -212,7 +202,7 @@ def read(kind: str, key: str) -> Stored | None:
         log.warning("%s/%s is damaged; it is made again", kind, path.name)
         with cache_errors(path.parent):
             path.unlink(missing_ok=True)
-    return None
+        return None
 
 
 def _load(path: Path, name: str) -> Stored:

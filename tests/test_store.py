@@ -115,7 +115,7 @@ def test_a_disk_that_is_too_full(monkeypatch, home):
 
 
 def test_a_disk_that_fills_up_while_writing(home):
-    with pytest.raises(CacheError, match="is full.*DR_HOME"), store.atomic_path(home / "x.bin") as part:
+    with pytest.raises(CacheError, match="No space left.*DR_HOME"), store.atomic_path(home / "x.bin") as part:
         part.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(home.iterdir()) == []
@@ -383,7 +383,7 @@ def test_large_files_that_fail_leave_nothing(monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(CacheError, match="full"), begin():
+    with pytest.raises(CacheError, match="No space left"), begin():
         pass
     assert os.listdir(store.path_of("cells", "k").parent) == []
 
@@ -417,7 +417,7 @@ def test_a_small_disk_that_is_really_full(tmp_path):
         text=True,
     )
     *errors, left = done.stdout.splitlines()
-    assert len(errors) == 2 and all("is full" in line and "DR_HOME" in line for line in errors), done.stderr
+    assert len(errors) == 2 and all("No space left" in line and "DR_HOME" in line for line in errors), done.stderr
     assert left == "['k0.safetensors', 'k1.safetensors'] 60000.0"
 
 

@@ -34,7 +34,7 @@ from dr_utils.models import PAPER, architectures
 from dr_utils.profiles import PROFILES
 
 WNIDS = datasets.available()["imagenet1k"].classes
-FOLDERS = {split: needs[0] for split, needs in datasets._SOURCES["imagenet1k"].needs.items()}
+FOLDERS = {split: needs[0] for split, needs in datasets.available()["imagenet1k"].needs.items()}
 RNG = np.random.default_rng(0)
 PETS = ("Abyssinian", "american_bulldog", "Bengal", "boxer", "Bombay", "keeshond")
 FLOWERS = ("rose", "lily", "tulip", "iris", "daisy", "poppy")
@@ -56,9 +56,7 @@ if any("dr_utils" in word or "ipykernel" in word for word in sys.orig_argv):
 
     facts = json.loads(Path(__file__).with_name("facts.json").read_text())
     for name, (splits, classes) in facts["cards"].items():
-        source = datasets._SOURCES[name]
-        card = replace(source.card, splits=splits, classes=tuple(classes))
-        datasets._SOURCES[name] = replace(source, card=card)
+        datasets._CARDS[name] = replace(datasets._CARDS[name], splits=splits, classes=tuple(classes))
     CIFAR100.train_list, CIFAR100.test_list = facts["cifar"]["train"], facts["cifar"]["test"]
     CIFAR100.meta = {**CIFAR100.meta, "md5": facts["cifar"]["meta"]}
     Flowers102._file_dict = {**Flowers102._file_dict, **facts["flowers"]}

@@ -1,14 +1,8 @@
-"""Labelled images: a registry of tasks, and their splits or seeded stratified subsets of them.
-
->>> task = load_dataset("digits", "test", size=100, seed=1)
->>> task.images.shape
-(100, 8, 8, 3)
-"""
+"""Labelled images: a registry of tasks, and their splits or seeded stratified subsets of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -16,45 +10,43 @@ import yaml
 
 from dr_utils import store
 from dr_utils.checks import unknown
-from dr_utils.datasets import archives, folders
-from dr_utils.datasets.corruptions import CORRUPTION_VERSION, corrupt, corrupt_all
-from dr_utils.datasets.corruptions import KINDS as CORRUPTIONS
+from dr_utils.datasets import sources
+from dr_utils.datasets.corruptions import CORRUPTION_VERSION, corrupt_all
 from dr_utils.datasets.decode import read_ahead
 from dr_utils.datasets.own import DataWarning, open_images
-from dr_utils.datasets.task import DRAW_VERSION, ImageTask, Source, TaskCard, draw, take
-from dr_utils.fetch import data_dir
+from dr_utils.datasets.task import DRAW_VERSION, ImageTask, TaskCard, draw, take
+from dr_utils.fetch import Asset
 
 __all__ = [
-    "CORRUPTIONS", "DataWarning", "ImageTask", "TaskCard", "available", "corrupt", "identity", "load_dataset",
-    "missing_files", "open_images", "read_ahead",
+    "DataWarning", "ImageTask", "TaskCard", "available", "identity", "load_dataset", "missing_files", "open_images",
+    "read_ahead",
 ]  # fmt: skip
 
 CORRUPTED_SEVERITY = 3
 
 
-def _sources() -> dict[str, Source]:
-    readers, sources = archives.READERS | folders.READERS, {}
+def _cards() -> dict[str, TaskCard]:
+    cards = {}
     for name, entry in yaml.safe_load((Path(__file__).parent / "cards.yaml").read_text()).items():
-        classes = tuple(entry.pop("classes").split(", ")) if "classes" in entry else folders.wordnet_ids()
-        about = {key: entry.pop(key) for key in ("title", "splits", "resolution", "source", "licence", "note")}
-        sources[name] = Source(TaskCard(name, classes=classes, **about), readers[name], **entry)
-    return sources
+        classes = tuple(entry["classes"].split(", ")) if "classes" in entry else sources.wordnet_ids()
+        archive = Asset(**entry["archive"]) if "archive" in entry else None
+        cards[name] = TaskCard(**{**entry, "name": name, "classes": classes, "archive": archive})
+    return cards
 
 
-_SOURCES = _sources()
+_CARDS = _cards()
 
 
 def available() -> dict[str, TaskCard]:
     """Return the cards of all tasks, by name; needs no network and opens no image."""
-    return {name: source.card for name, source in _SOURCES.items()}
+    return dict(_CARDS)
 
 
 def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 0) -> ImageTask:
     """Load a split of a task, or a stratified subset of it.
 
     Archives are fetched and decoded once and kept in the cache folder. The paper's other data sets (cifar100, pets,
-    flowers, imagenet1k) are read from the user's data folder, `--data` or DR_DATA; JPEG files are decoded when they
-    are used.
+    flowers, imagenet1k) are read from the user's data folder, `--data` or DR_DATA.
 
     Parameters
     ----------
@@ -79,8 +71,7 @@ def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 
     ValueError
         Unknown task or split, fewer samples than classes, more samples than there are, or a negative seed.
     dr_utils.store.AssetError
-        The archive cannot be had, or the cache folder cannot be used; a file or folder is missing in the data folder,
-        or is not the published data set.
+        The archive cannot be had, or the data folder does not hold the published data set.
 
     Examples
     --------
@@ -88,15 +79,15 @@ def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 
     >>> len(digits), digits.images.shape[1:], len(digits.classes)
     (100, (8, 8, 3), 10)
     """
-    source, drawn_from = _checked(name, split, size, seed)
-    content = folders.read_split(source, split) if source.needs else archives.load_split(source, drawn_from)
-    images, labels = content.images, content.labels
+    digest = identity(name, split, size=size, seed=seed)  # refuses what is unknown
+    card, drawn_from = _CARDS[name], _drawn_from(split)
+    images, labels, _ = (sources.listed_split if card.needs else sources.decoded_split)(card, drawn_from)
     if size is not None:
         index = draw(labels, int(size), int(seed), drawn_from)
         images, labels = take(images, index), labels[index]
     if split == "corrupted":
         images = corrupt_all(np.asarray(images), CORRUPTED_SEVERITY, int(seed))
-    return ImageTask(name, split, images, labels, source.card.classes, identity(name, split, size=size, seed=seed))
+    return ImageTask(name, split, images, labels, card.classes, digest)
 
 
 def identity(name: str, split: str, *, size: int | None = None, seed: int = 0) -> str:
@@ -104,23 +95,23 @@ def identity(name: str, split: str, *, size: int | None = None, seed: int = 0) -
 
     It follows from the pinned hashes of the images, or for a folder from the names and sizes of its files, and from
     what is drawn. In a folder, a picture that is replaced by another one of equal size is not noticed.
-
-    Parameters, errors
-    ------------------
-    As of `load_dataset`; of a folder only what is missing is noticed.
-
-    Examples
-    --------
-    >>> identity("digits", "test", size=100) == load_dataset("digits", "test", size=100).digest
-    True
     """
-    source, drawn_from = _checked(name, split, size, seed)
+    if name not in _CARDS:
+        raise unknown("task", name, _CARDS)
+    card = _CARDS[name]
+    if split not in card.splits:
+        raise unknown(f"split of {name}", split, card.splits)
+    if size is not None and not card.n_classes <= size <= card.splits[split]:
+        raise ValueError(
+            f"size must be {card.n_classes} (one for each class of {name}) to {card.splits[split]} (the whole {split} "
+            f"split), or None for all; got {size!r}."
+        )
     content = {
         "task": name,
         "split": split,
-        "version": source.version,
-        "classes": source.card.classes,
-        "content": folders.fingerprint(source, split) if source.needs else source.pinned[drawn_from],
+        "version": card.version,
+        "classes": card.classes,
+        "content": sources.fingerprint(card, split) if card.needs else card.pinned[_drawn_from(split)],
     }
     if size is not None:
         content["drawn"] = {"version": DRAW_VERSION, "size": int(size), "seed": int(seed)}
@@ -130,32 +121,9 @@ def identity(name: str, split: str, *, size: int | None = None, seed: int = 0) -
 
 
 def missing_files(name: str, splits: Iterable[str]) -> list[str]:
-    """Return the files and folders that these splits of a task are read from and that the data folder (DR_DATA) lacks.
-
-    None for tasks that are fetched. Nothing is opened.
-    """
-    source, root = _SOURCES[name], data_dir()
-    needed = dict.fromkeys(path for split in splits for path in source.needs.get(split, ()))
-    return [path for path in needed if root is None or not (root / path).exists()]
+    """Return the files and folders that these splits of a task need and that the data folder (DR_DATA) lacks."""
+    return sources.missing_files(_CARDS[name], splits)
 
 
-def _checked(name: str, split: str, size: int | None, seed: int) -> tuple[Source, str]:
-    """Return a task's source and the stored split that `split` is made from, if all of this makes sense."""
-    if name not in _SOURCES:
-        raise unknown("task", name, _SOURCES)
-    source = _SOURCES[name]
-    card = source.card
-    if split not in card.splits:
-        raise unknown(f"split of {name}", split, card.splits)
-    if size is not None:
-        if not isinstance(size, Integral) or isinstance(size, bool):
-            raise ValueError(f"size must be a whole number of images, or None for all; got {size!r}.")
-        if size < card.n_classes:
-            raise ValueError(f"fewer samples than classes: {size} asked for, but {name} has {card.n_classes} classes.")
-        if size > card.splits[split]:
-            raise ValueError(
-                f"{size} samples asked for, but the {split} split of {name} holds {card.splits[split]}; None takes all."
-            )
-    if not isinstance(seed, Integral) or seed < 0:
-        raise ValueError(f"seed must be an integer, not negative; got {seed!r}.")
-    return source, "test" if split == "corrupted" else split
+def _drawn_from(split: str) -> str:
+    return "test" if split == "corrupted" else split

@@ -1,20 +1,18 @@
 """Common corruptions of images at severities 1 to 5, after Hendrycks & Dietterich (ICLR 2019).
 
-Own implementation of eight of the corruptions with the severities published for CIFAR-10-C
-(`make_cifar_c.py` in the authors' repository). They are tuned to images of 32x32 pixels: on larger ones they
-are milder than those of ImageNet-C. Values are rounded to the nearest of 256 levels, where the published ones
-are truncated, so pixels may differ from CIFAR-10-C by one level, besides the random numbers.
+Own implementation of eight of the corruptions with the severities published for CIFAR-10-C (`make_cifar_c.py` in the
+authors' repository). They are tuned to images of 32x32 pixels: on larger ones they are milder than those of ImageNet-C.
+Values are rounded to the nearest of 256 levels, where the published ones are truncated, so pixels may differ from
+CIFAR-10-C by one level, besides the random numbers.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import itertools
 
 import numpy as np
 from PIL import Image
-
-from dr_utils.checks import unknown
 
 # Raised whenever the same images and seed would give other pixels.
 CORRUPTION_VERSION = 1
@@ -30,27 +28,42 @@ SEVERITIES = {
 }
 
 
-def gaussian_noise(x: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
-    """Add normal noise of standard deviation `scale`."""
-    return x + rng.normal(scale=scale, size=x.shape)
+def corrupt(image: np.ndarray, kind: str, severity: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a uint8 image [H, W, 3] corrupted by a kind of SEVERITIES, at a severity of 1 (mild) to 5 (strong)."""
+    x, level = image / 255, SEVERITIES[kind][severity - 1]
+    match kind:
+        case "gaussian_noise":
+            x = x + rng.normal(scale=level, size=x.shape)
+        case "shot_noise":  # a Poisson count in place of each value
+            x = rng.poisson(x * level) / level
+        case "impulse_noise":  # half of them 0, half 1
+            hit, salt = rng.random(x.shape) < level, rng.random(x.shape) < 0.5
+            x = np.where(hit, salt, x)
+        case "defocus_blur":
+            x = _defocus(x, *level)
+        case "brightness":  # value is the largest channel; hue and saturation stay, so that all channels scale alike
+            value = x.max(axis=-1, keepdims=True)
+            raised = np.minimum(value + level, 1)
+            x = np.where(value > 0, x * (raised / np.where(value > 0, value, 1)), raised)
+        case "contrast":
+            mean = x.mean(axis=(0, 1), keepdims=True)
+            x = (x - mean) * level + mean
+        case "pixelate":  # shrunk by box averages, and enlarged again
+            height, width = x.shape[:2]
+            small = (max(1, int(width * level)), max(1, int(height * level)))
+            picture = Image.fromarray(image).resize(small, Image.Resampling.BOX)
+            return np.array(picture.resize((width, height), Image.Resampling.BOX))
+        case "jpeg_compression":
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "JPEG", quality=level)
+            return np.array(Image.open(file))
+    return np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)
 
 
-def shot_noise(x: np.ndarray, photons: float, rng: np.random.Generator) -> np.ndarray:
-    """Replace each value by a Poisson count of at most about `photons`, rescaled."""
-    return rng.poisson(x * photons) / photons
-
-
-def impulse_noise(x: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Set a share of the values to 0 or 1, half and half."""
-    hit, salt = rng.random(x.shape) < share, rng.random(x.shape) < 0.5
-    return np.where(hit, salt, x)
-
-
-def defocus_blur(x: np.ndarray, size: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+def _defocus(x: np.ndarray, radius: float, smoothing: float) -> np.ndarray:
     """Convolve with a disc of a radius in pixels whose edge is smoothed by a 3x3 Gaussian."""
     from scipy.ndimage import convolve, gaussian_filter1d  # takes half a second
 
-    radius, smoothing = size
     reach = np.arange(-int(radius) - 1, int(radius) + 2)
     disc = (reach[:, None] ** 2 + reach**2 <= radius**2).astype(float)
     for axis in (0, 1):
@@ -58,87 +71,9 @@ def defocus_blur(x: np.ndarray, size: tuple[float, float], rng: np.random.Genera
     return convolve(x, (disc / disc.sum())[..., None], mode="mirror")
 
 
-def brightness(x: np.ndarray, shift: float, rng: np.random.Generator) -> np.ndarray:
-    """Raise the value of HSV, the largest channel, and keep hue and saturation: all channels scale alike."""
-    value = x.max(axis=-1, keepdims=True)
-    raised = np.minimum(value + shift, 1)
-    return np.where(value > 0, x * (raised / np.where(value > 0, value, 1)), raised)
-
-
-def contrast(x: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
-    """Pull every value towards its channel's mean."""
-    mean = x.mean(axis=(0, 1), keepdims=True)
-    return (x - mean) * factor + mean
-
-
-def pixelate(x: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
-    """Shrink by box averages and enlarge again."""
-    height, width = x.shape[:2]
-    small = (max(1, int(width * factor)), max(1, int(height * factor)))
-    image = _picture(x).resize(small, Image.Resampling.BOX).resize((width, height), Image.Resampling.BOX)
-    return np.asarray(image) / 255
-
-
-def jpeg_compression(x: np.ndarray, quality: int, rng: np.random.Generator) -> np.ndarray:
-    """Write and read as JPEG."""
-    file = io.BytesIO()
-    _picture(x).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file)) / 255
-
-
-def _picture(x: np.ndarray) -> Image.Image:
-    return Image.fromarray(_to_uint8(x))
-
-
-def _to_uint8(x: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)
-
-
-KINDS: dict[str, Callable[[np.ndarray, object, np.random.Generator], np.ndarray]] = {
-    name: globals()[name] for name in SEVERITIES
-}
-
-
-def corrupt(image: np.ndarray, kind: str, severity: int, rng: np.random.Generator) -> np.ndarray:
-    """Corrupt one image.
-
-    Parameters
-    ----------
-    image : uint8 array of shape [H, W, 3]
-        RGB, 0-255. Not changed.
-    kind : str
-        One of KINDS.
-    severity : int
-        1 (mild) to 5 (strong).
-    rng : numpy.random.Generator
-        For the kinds of noise.
-
-    Returns
-    -------
-    uint8 array of shape [H, W, 3]
-
-    Raises
-    ------
-    ValueError
-        Unknown kind, severity outside 1-5, or not a uint8 RGB image.
-    """
-    if kind not in KINDS:
-        raise unknown("corruption", kind, KINDS)
-    if severity not in (1, 2, 3, 4, 5):
-        raise ValueError(f"severity must be 1, 2, 3, 4 or 5; got {severity!r}.")
-    is_array = isinstance(image, np.ndarray)
-    if not (is_array and image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3):
-        given = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
-        raise ValueError(f"an image to corrupt must be uint8 RGB [H, W, 3]; got {given}.")
-    return _to_uint8(KINDS[kind](image / 255, SEVERITIES[kind][int(severity) - 1], rng))
-
-
 def corrupt_all(images: np.ndarray, severity: int, seed: int) -> np.ndarray:
     """Corrupt image i [H, W, 3] by kind i modulo the number of kinds; `seed` and i fix its random numbers."""
-    kinds = list(KINDS)
-    return np.stack(
-        [
-            corrupt(image, kinds[i % len(kinds)], severity, np.random.default_rng([seed, i]))
-            for i, image in enumerate(images)
-        ]
-    )
+    out = np.empty_like(images)
+    for i, (image, kind) in enumerate(zip(images, itertools.cycle(SEVERITIES), strict=False)):
+        out[i] = corrupt(image, kind, severity, np.random.default_rng([seed, i]))
+    return out

@@ -1,24 +1,11 @@
-"""From picture files to uint8 RGB: the one decoder, and images that stay in their files until they are used.
-
-A picture is `Unreadable` if it is
-
-- of no format that Pillow knows, or EPS, which is a program that an interpreter would run;
-- damaged or cut short, missing, or not a regular file;
-- larger than Pillow's limit against decompression bombs;
-- of floating-point pixels, or of whole numbers beyond 16 bits: which value is white is unknown.
-
-Of an animation the first frame counts.
-"""
+"""From picture files to uint8 RGB: the one decoder, and images that stay in their files until they are used."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
-from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -35,35 +22,16 @@ class Unreadable(ValueError):
 def decode(
     source: bytes | Path, *, published: bool = False, resize: Callable[[Image.Image], Image.Image] | None = None
 ) -> np.ndarray:
-    """Decode a picture.
+    """Decode a file, or the content of one, to uint8 [H, W, 3]; raise Unreadable if that cannot be done.
 
-    Parameters
-    ----------
-    source : bytes or path
-        Content of a file, or the file.
-    published : bool
-        Whether pixels must be those of torchvision's loader, which published accuracies rest on: EXIF is not looked
-        at, and transparency is dropped. Otherwise the picture is turned as its EXIF says, laid over white where it is
-        transparent, and 16 bits are scaled to 8.
-    resize : callable, optional
-        Changes the size of the RGB picture, such as `shrink`.
-
-    Returns
-    -------
-    uint8 array of shape [H, W, 3]
-
-    Raises
-    ------
-    Unreadable
-        See the head of this module.
+    `published` gives the pixels of torchvision's loader, which published accuracies rest on: without a look at EXIF or
+    transparency. Otherwise the picture is turned as its EXIF says, laid over white where it is transparent, and 16 bits
+    are scaled to 8. `resize` changes the size of the RGB picture. Of an animation the first frame counts.
     """
     try:
-        if isinstance(source, Path) and source.exists() and not source.is_file():  # reading a pipe would never end
-            raise Unreadable("not a regular file")
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
-            # Pillow itself refuses at twice its limit, and only warns before.
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
-                raise Unreadable(f"{image.width} x {image.height} pixels, more than Pillow's limit")
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.format == "EPS":  # a program, which Pillow would have an interpreter run
+                raise Unreadable("not a picture")
             rgb = (image if published else _as_seen(image)).convert("RGB")
         return np.array(rgb if resize is None else resize(rgb))  # a copy: torch warns of arrays that are read-only
     except (MemoryError, Unreadable):
@@ -74,26 +42,23 @@ def decode(
         raise Unreadable(getattr(error, "strerror", None) or short(error, 80) or type(error).__name__) from error
 
 
-@cache
-def _formats() -> list[str]:
-    Image.init()
-    return [name for name in Image.OPEN if name != "EPS"]
-
-
 def _as_seen(image: Image.Image) -> Image.Image:
     """Turn a picture as its EXIF says, scale 16 bits to 8, and lay what is transparent over white."""
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255
+    if image.mode.startswith(("I", "F")):  # Pillow's own conversion would clip at 255
         values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise Unreadable(f"whole numbers from {values.min()} to {values.max()}, not a 16-bit picture")
+        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise Unreadable(f"pixels from {values.min()} to {values.max()}: which value is white is unknown")
         image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
-    if image.mode == "F":
-        raise Unreadable("floating-point pixels: which value is white is unknown")
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
     return image
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is one that operating systems leave behind."""
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx")
 
 
 def shrink(image: Image.Image, side: int, resample: Image.Resampling = Image.Resampling.BILINEAR) -> Image.Image:
@@ -103,55 +68,35 @@ def shrink(image: Image.Image, side: int, resample: Image.Resampling = Image.Res
 
 
 class LazyImages(Sequence):
-    """Images in files, decoded when they are used, several at once in threads, and not kept.
+    """Images in the files `names` below the folder `root`, decoded when they are used, and not kept.
 
     ``images[3]`` is a uint8 array of shape [H, W, 3]; ``images[3:7]`` and ``images[[2, 5]]`` are lists of such.
-
-    Parameters
-    ----------
-    root : path
-        Folder that the names are relative to.
-    names : sequence of n str
-        Paths of the files below `root`, "/" between folders.
     """
 
-    def __init__(self, root: str | os.PathLike, names: Sequence[str]) -> None:
-        self.root, self.names = Path(root), names
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self.names = root, names
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray) -> np.ndarray | list[np.ndarray]:
-        if isinstance(which, Integral):
-            return self.decode(range(len(self))[which])
-        index = range(len(self))[which] if isinstance(which, slice) else np.arange(len(self))[which]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding Python's lock
+        index = np.arange(len(self))[which]
+        if index.ndim == 0:
+            return self.decode(index)
+        with ThreadPoolExecutor() as pool:  # Pillow decodes without holding Python's lock
             return list(pool.map(self.decode, index))
 
     def decode(self, i: int) -> np.ndarray:
-        """Decode one image, with the pixels of torchvision's loader.
-
-        Raises
-        ------
-        dr_utils.store.AssetError
-            The file is missing, damaged or not a picture; the message names it.
-        """
+        """Decode one image, with the pixels of torchvision's loader; raise an AssetError that names a damaged file."""
         path = self.root / self.names[i]
         try:
             return decode(path, published=True)
         except Unreadable as error:
             raise AssetError(f"{path} cannot be read as an image ({error}); put a sound copy there.") from error
 
-    def subset(self, index: np.ndarray) -> LazyImages:
-        """Return the images at the given positions, still in their files."""
-        return LazyImages(self.root, [self.names[i] for i in index])
-
 
 class _Ahead:
-    """Consecutive slices of images in files: while one is used, the next of the same length is being decoded.
-
-    A slice that is read again from the same start, or a shorter one, is not decoded again.
-    """
+    """Slices of images in files: while one is used, the next of the same length is being decoded, each image once."""
 
     def __init__(self, images: LazyImages, pool: ThreadPoolExecutor) -> None:
         self._images, self._pool = images, pool
@@ -170,18 +115,9 @@ class _Ahead:
 
 @contextlib.contextmanager
 def read_ahead(images: np.ndarray | Sequence[np.ndarray]) -> Iterator[np.ndarray | Sequence[np.ndarray] | _Ahead]:
-    """Give images to be read slice by slice; those in files are decoded one slice ahead, in threads, each once.
-
-    Parameters
-    ----------
-    images : uint8 array of shape [n, H, W, 3], list of arrays of shape [H, W, 3], or LazyImages
-        Arrays and lists are given as they are.
-    """
-    if not isinstance(images, LazyImages):
+    """Give images to be read slice by slice; those in files (LazyImages) are decoded one slice ahead, in threads."""
+    if isinstance(images, LazyImages):
+        with ThreadPoolExecutor() as pool:
+            yield _Ahead(images, pool)
+    else:
         yield images
-        return
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        yield _Ahead(images, pool)
-    finally:
-        pool.shutdown(cancel_futures=True)

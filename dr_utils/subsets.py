@@ -75,17 +75,13 @@ def first_subset(width: int, fraction: float) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Linear map whose first k output columns are the k-dimensional projection.
+    """A linear map onto K <= D directions of unit length, the columns of `matrix` [D, K], less `mean` [D].
 
-    `kind` is one of `PROJECTIONS`. `mean` [D] is subtracted first: the train mean for PCA, zeros for random
-    projections. `matrix` [D, K] holds K <= D directions of unit length; `variance` [K] of train features along each is
-    known for PCA. `note` is empty, or says why there are fewer than D.
+    `note` is empty, or says why there are fewer than D.
     """
 
-    kind: str
     matrix: np.ndarray
     mean: np.ndarray
-    variance: np.ndarray | None = None
     note: str = ""
 
     @property
@@ -103,25 +99,23 @@ class Projection:
 
 
 def fit_projection(kind: str, x_train, *, seed: int = 0) -> Projection:
-    """Fit a projection on train features [n, D], as in Appendix D and Fig. 14 of the paper.
+    """Fit a projection on train features [n, D] of a task, as in Appendix D and Fig. 14 of the paper.
 
     It has D components, or for PCA on n <= D samples n - 1, the most that centred samples span; `note` then says so.
+    The first k columns of what `transform` returns are the projection to k dimensions.
 
     Parameters
     ----------
-    kind : str
-        "pca" (components by falling variance), "pca_least" (by rising variance), "projection_gaussian" or
-        "projection_uniform" (random square matrices with columns of unit length; the uniform one is the
-        published code's, whose positive columns are highly correlated).
-    x_train : array of shape [n, D]
-        Train features of the downstream task; random projections use only their width.
+    kind : {"pca", "pca_least", "projection_gaussian", "projection_uniform"}
+        Components by falling or by rising variance, or random square matrices with columns of unit length; the uniform
+        one is the published code's, whose positive columns are highly correlated.
     seed : int
         Of the random projections, which torch draws.
 
     Raises
     ------
     ValueError
-        Unknown kind, features with NaN, constant features or, for PCA, fewer than 2 samples.
+        Unknown kind, features with NaN, constant features (fewer than 2 samples among them for PCA).
 
     Examples
     --------
@@ -140,7 +134,7 @@ def fit_projection(kind: str, x_train, *, seed: int = 0) -> Projection:
     width = x_train.shape[1]
     draw = torch.randn if kind == "projection_gaussian" else torch.rand
     matrix = draw(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return Projection(kind, (matrix / matrix.norm(dim=0)).numpy(), np.zeros(width))
+    return Projection((matrix / matrix.norm(dim=0)).numpy(), np.zeros(width))
 
 
 def _fit_pca(kind: str, x: np.ndarray) -> Projection:
@@ -150,19 +144,18 @@ def _fit_pca(kind: str, x: np.ndarray) -> Projection:
     mean = x.mean(axis=0)
     centred = x - mean
     if n > width:
-        variance, directions = np.linalg.eigh(centred.T @ centred)
+        directions = np.linalg.eigh(centred.T @ centred)[1]
     else:
         # With an orthonormal basis of the samples' span the eigenproblem is n x n, and the components stay
         # orthonormal even where the variance is zero; dividing X'u by small singular values would not.
         basis, coordinates = np.linalg.qr(centred.T)
-        variance, directions = np.linalg.eigh(coordinates @ coordinates.T)
-        directions = basis @ directions
+        directions = basis @ np.linalg.eigh(coordinates @ coordinates.T)[1]
     k = min(n - 1, width)
-    variance, directions = variance[::-1][:k], directions[:, ::-1][:, :k]
+    directions = directions[:, ::-1][:, :k]
     # Eigenvectors have no sign of their own: make each one's largest entry positive.
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=0, keepdims=True), axis=0)
     directions = directions * np.where(largest < 0, -1.0, 1.0)
     if kind == "pca_least":
-        variance, directions = variance[::-1], directions[:, ::-1]
+        directions = directions[:, ::-1]
     note = "" if k == width else f"{n} train samples span {k} of {width} components"
-    return Projection(kind, np.ascontiguousarray(directions), mean, (variance / (n - 1)).clip(min=0), note)
+    return Projection(np.ascontiguousarray(directions), mean, note)

@@ -15,7 +15,7 @@ from dr_utils.__main__ import main
 from dr_utils.estimate import PUBLISHED, count, estimate, images_per_second, notebook_of, probe_rate, report
 from dr_utils.models import load_model
 from dr_utils.probes import masked
-from dr_utils.probes.chunks import find_chunks
+from dr_utils.probes.masked import find_chunks
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.subsets import n_neurons
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from dr_utils.probes import fit_probes
-from dr_utils.probes.chunks import find_chunks
+from dr_utils.probes.masked import find_chunks
 from dr_utils.progress import progress
 from dr_utils.subsets import random_subsets
 

@@ -8,49 +8,46 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dr_utils import run
 from dr_utils.device import device_name
 from dr_utils.models.listing import table
 from dr_utils.profiles import CHECKOUT, load_profile
 from dr_utils.readme import renew
 from dr_utils.report import write_report
-from dr_utils.run import find_notebooks, options, start
-
-MINI = CHECKOUT / "outputs" / "mini"
+from dr_utils.run.options import Parser
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; exit with status 2 where it is wrong."""
-    parser = options.Parser(prog="python -m dr_utils", description="The diffused redundancy suite.")
+    parser = Parser(prog="python -m dr_utils", description="The diffused redundancy suite.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, words: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=words, description=words, allow_abbrev=False)
 
-    run = command("run", "run the notebooks of a profile, as ./run_all.sh does")
-    options.add_options(run)
+    command("run", "run the notebooks of a profile, as ./run_all.sh does")
     models = command("models", "list the paper's networks, and where their weights are or how to get them")
-    models.add_argument(
-        "--data", metavar="DIR", help="folder whose folder 'weights' has weight files (default: DR_DATA)"
-    )
+    words = "folder whose folder 'weights' has weight files (default: DR_DATA)"
+    models.add_argument("--data", metavar="DIR", help=words)
     project = command("estimate", "project what a profile takes here: forward passes, bytes, time")
     project.add_argument("--profile", default="paper", help="mini, paper or a YAML file (default: %(default)s)")
     project.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
     project.add_argument("--batch", type=int, help="images in a batch of the calibration (default: the profile's)")
-    for name, words in (
-        ("report", "write the page of a finished run anew"),
-        ("readme", "renew README from a finished run"),
-    ):
-        command(name, words).add_argument("folder", nargs="?", type=Path, default=MINI, help="(default: outputs/mini)")
-    args = parser.parse_args(argv)
-    return options.complete(args, run) if args.command == "run" else args
+    page = command("report", "write the page of a finished run anew")
+    readme = command("readme", "renew README from a finished run")
+    for parser_of_folder in (page, readme):
+        mini = CHECKOUT / "outputs" / "mini"
+        parser_of_folder.add_argument("folder", nargs="?", type=Path, default=mini, help="(default: outputs/mini)")
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; 0 if done, 1 if a notebook failed, 2 for bad input or files."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["run"]:
+        return run.main(argv[1:])
     args = parse(argv)
     try:
-        if args.command == "run":
-            return start(args)
         if args.command == "models":
             if args.data:
                 os.environ["DR_DATA"] = args.data
@@ -62,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = estimate(profile, device=args.device, batch_size=args.batch)
             print(report(profile, found, device_name(args.device)))
         elif args.command == "report":
-            print(write_report(args.folder, [path.stem for path in find_notebooks()]))
+            print(write_report(args.folder, [path.stem for path in run.find_notebooks()]))
         else:
             renew(args.folder)
     except (ValueError, RuntimeError) as error:

@@ -20,8 +20,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dr_utils import run as runner
 from dr_utils.report import DONE
+from dr_utils.run.notebooks import VERSIONS, is_finished, notebook_key
 
 PARAMETERS = 'profile = "mini"\nout = ""\ndevice = "auto"'
+
 WRITE_TABLE = """\
 from pathlib import Path
 tables = Path(out) / Path(profile).stem / "tables"
@@ -82,14 +84,14 @@ def test_a_whole_run_then_a_second_one(notebooks, arguments, tmp_path, capsys, m
     failed = nbformat.read(executed / "02_bad.failed.ipynb", as_version=4)
     (number,) = (c.execution_count for c in failed.cells if c.cell_type == "code" and "second line" in c.source)
     assert f"cell {number} (2 Section): ValueError: first line second line" in shown
-    assert "[1/3] 01_good: running" in shown and "[1/3]   half way" in shown
+    assert "[1/3] 01_good: running" in shown and "[1/3] 01_good: half way" in shown
     assert "02_bad.failed.ipynb" in shown and "1 of 3 notebooks failed" in shown
     assert f"report (all on one page): {tmp_path / 'results/tiny/report.html'}\n" in shown
     page = (tmp_path / "results/tiny/report.html").read_text()
     assert "02_bad: failed." in page and "notebooks/02_bad.failed.html" in page
 
     good, bad = (json.loads((executed / name).read_text())["metadata"][DONE] for name in (left[0], left[1]))
-    assert good["made"] == ["tables/seen.csv"] and good["seconds"] > 0 and good["device"] == "cpu"
+    assert good["seconds"] > 0 and good["device"] == "cpu"
     assert good["profile"]["name"] == "tiny" and good["profile"]["seeds"] == [1, 2, 3]
     assert good["versions"]["torch"] == importlib.metadata.version("torch")
     assert good["versions"]["python"] == sys.version.split()[0]
@@ -117,34 +119,35 @@ def finished(notebooks, arguments, tmp_path):
     table.parent.mkdir(parents=True)
     table.write_text("model\n")
     content = json.loads((notebooks / "01_good.ipynb").read_text())
-    key = runner.notebook_key(notebooks / "01_good.ipynb", run)
+    key = notebook_key(notebooks / "01_good.ipynb", run)
     content["metadata"][DONE] |= {"key": key, "made": ["tables/probes.csv"]}
-    (run.executed / "01_good.ipynb").write_text(json.dumps(content))
+    (run.folder / "notebooks").mkdir()
+    (run.folder / "notebooks" / "01_good.ipynb").write_text(json.dumps(content))
     return notebooks / "01_good.ipynb", run, table
 
 
 def test_finished_means_same_inputs_and_products(finished, arguments, monkeypatch):
     notebook, run, table = finished
-    assert runner.is_finished(notebook, run)
+    assert is_finished(notebook, run)
 
     table.unlink()
-    assert not runner.is_finished(notebook, run)
+    assert not is_finished(notebook, run)
     table.write_text("model\n")
-    assert runner.is_finished(notebook, run)
+    assert is_finished(notebook, run)
 
     for other in (
         {"device": "cuda"},
         {"profile": run.profile.model_copy(update={"seeds": [9]})},
         {"parameters": {notebook: {"limit": 3}}},
     ):
-        assert not runner.is_finished(notebook, dataclasses.replace(run, **other)), other
-    monkeypatch.setattr("dr_utils.run.notebooks.__version__", "0.0.1")
-    assert not runner.is_finished(notebook, run)
+        assert not is_finished(notebook, dataclasses.replace(run, **other)), other
+    monkeypatch.setitem(VERSIONS, "dr_utils", "0.0.1")
+    assert not is_finished(notebook, run)
     monkeypatch.undo()
-    assert runner.is_finished(notebook, run)
+    assert is_finished(notebook, run)
 
     write_notebook(notebook, "1 + 2")
-    assert not runner.is_finished(notebook, run)
+    assert not is_finished(notebook, run)
 
 
 def test_outputs_in_the_source_do_not_count(finished):
@@ -152,15 +155,15 @@ def test_outputs_in_the_source_do_not_count(finished):
     content = nbformat.read(notebook, as_version=4)
     content.cells[-1].execution_count = 7
     nbformat.write(content, notebook)
-    assert runner.is_finished(notebook, run)
+    assert is_finished(notebook, run)
 
 
 def test_tables_count_for_notebooks_that_read_them(finished):
     notebook, run, _ = finished
     other = dataclasses.replace(run, tables={"probes": "a hash"})
-    assert runner.is_finished(notebook, other), "this one computes its own results"
+    assert is_finished(notebook, other), "this one computes its own results"
     write_notebook(notebook, "1 + 1", reads=True)
-    assert runner.notebook_key(notebook, run) != runner.notebook_key(notebook, other)
+    assert notebook_key(notebook, run) != notebook_key(notebook, other)
 
 
 def test_a_run_without_tables_says_why_there_is_no_report(finished):
@@ -174,9 +177,9 @@ def test_a_run_without_tables_says_why_there_is_no_report(finished):
 
 def test_truncated_result_is_not_finished(finished):
     notebook, run, _ = finished
-    target = run.executed / notebook.name
+    target = run.folder / "notebooks" / notebook.name
     target.write_text(target.read_text()[:-40])
-    assert not runner.is_finished(notebook, run)
+    assert not is_finished(notebook, run)
 
 
 MEET = """\
@@ -207,9 +210,9 @@ def test_notebooks_that_read_the_tables_run_two_at_a_time_after_measuring(notebo
     def measured(run) -> dict:
         (run.folder / "tables").mkdir(parents=True, exist_ok=True)
         (run.folder / "tables" / "probes.csv").write_text(value)
-        return {"probes": None}
+        return {"probes": value}
 
-    monkeypatch.setattr("dr_utils.run.command.measure", measured)
+    monkeypatch.setattr("dr_utils.run.measure", measured)
     assert runner.main(arguments, notebooks) == 0
     executed = {path.stem: path for path in (tmp_path / "results/tiny/notebooks").glob("*.ipynb")}
     for name, path in executed.items():
@@ -238,7 +241,7 @@ def test_measuring_that_fails_leaves_notebooks_that_need_no_tables(notebooks, ar
     def measured(run):
         raise RuntimeError("no archive\nto be had")
 
-    monkeypatch.setattr("dr_utils.run.command.measure", measured)
+    monkeypatch.setattr("dr_utils.run.measure", measured)
     write_notebook(notebooks / "01_reads.ipynb", reads=True)
     write_notebook(notebooks / "08_computes.ipynb")
     assert runner.main(arguments, notebooks) == 1
@@ -266,7 +269,7 @@ def test_interrupt_leaves_no_half_file_and_no_kernel(notebooks, arguments, tmp_p
     assert runner.main(arguments, notebooks) == 130
     assert time.monotonic() - start < 100
     assert "interrupted: what is finished is kept" in capsys.readouterr().out
-    assert list((tmp_path / "results/tiny/notebooks").iterdir()) == []
+    assert not list((tmp_path / "results/tiny").rglob("*"))
     assert signal.getsignal(signal.SIGTERM) is before
     with pytest.raises(ProcessLookupError):
         for _ in range(100):
@@ -341,15 +344,15 @@ def test_device(notebooks, arguments, monkeypatch, capsys):
     assert chosen("cpu") == "cpu"
 
 
-def test_claims_are_counted_and_those_that_differ_named(tmp_path):
-    path = tmp_path / "claims.csv"
-    path.write_text(
+def test_claims_are_counted_and_those_that_differ_named(finished):
+    _, run, _ = finished
+    assert runner.claims_line(run) == "no claims were judged"
+    (run.folder / "tables" / "claims.csv").write_text(
         "claim,paper_figure,published,measured,verdict,why\n"
         "P1,Fig 1a,within 5 %,4.1 points,holds,\n"
         "P4,Sec 2.1,more classes need more,tau -0.2,differs,few tasks\n"
-        "P5,Fig 1b,adv > std,,not_tested,no such network\n"
+        "P5,Fig 1b,adv > std,nothing measured,not_tested,no such network\n"
     )
-    lines = runner.claims_lines(path)
-    assert "3 claims: 1 holds, 1 differs, 1 not tested" in lines[1]
-    assert lines[2:] == ["  differs: P4 (Sec 2.1): published more classes need more; measured tau -0.2"]
-    assert runner.claims_lines(tmp_path / "absent.csv") == []
+    line = runner.claims_line(run)
+    assert "3 claims, 1 hold, 1 differ, 0 were measured but stay open, and for 1 nothing" in line
+    assert line.endswith("Those that differ: P4.")

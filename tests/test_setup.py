@@ -74,8 +74,8 @@ def test_modules_import_only_declared_dependencies(project, root):
 
     names = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml", "huggingface-hub": "huggingface_hub"}
     declared = {names.get(canonicalize_name(need.name), canonicalize_name(need.name)) for need in direct(project)}
-    # Comes with ipykernel and nbclient, whose kernel managers are its classes.
-    declared |= {"jupyter_client", "IPython", "dr_utils"}
+    # Comes with ipykernel and nbclient, whose kernels they start and find.
+    declared |= {"jupyter_client", "psutil", "IPython", "dr_utils"}
     for path in (root / "dr_utils").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             modules = []

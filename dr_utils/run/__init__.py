@@ -1,18 +1,135 @@
-"""Run the numbered notebooks of a profile: ``python -m dr_utils run``."""
+"""Run the numbered notebooks of a profile: the study computed, claims judged, the notebooks, the report."""
 
-from dr_utils.run.command import claims_lines, main, prepare, report_line, start
-from dr_utils.run.notebooks import Run, find_notebooks, is_finished, notebook_key
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dr_utils import claims
+from dr_utils.checks import short
+from dr_utils.claims.view import View
+from dr_utils.fetch import data_dir
+from dr_utils.profiles import PROFILES, REFERENCE_NOTEBOOKS, find_profile
+from dr_utils.progress import clock
+from dr_utils.readme import counts
+from dr_utils.report import write_report
+from dr_utils.run.kernel import Execution
+from dr_utils.run.notebooks import NOTEBOOKS, Run, computes, find_notebooks, read_parameters, run_notebooks
 from dr_utils.run.options import parse
+from dr_utils.store import sha256_of
+from dr_utils.study import Study, write_table
 
-__all__ = [
-    "Run",
-    "claims_lines",
-    "find_notebooks",
-    "is_finished",
-    "main",
-    "notebook_key",
-    "parse",
-    "prepare",
-    "report_line",
-    "start",
-]
+
+def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
+    """Run notebooks as the command line says: 0 if all are done, 1 if one failed, 2 for bad input, 130 interrupted."""
+    args, begun = parse(argv), time.monotonic()
+    # A scheduler's or container's SIGTERM ends a run as cleanly as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        notebooks, run = prepare(args, folder)
+        executions = execute(notebooks, run)
+        report = report_line(run, folder)
+    except (ValueError, RuntimeError) as error:
+        print(f"run_all.sh: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, the same command goes on from here", flush=True)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    print(f"\nprofile {run.profile.name} on {run.device}:")
+    for execution in executions:
+        print(f"  {execution.path.stem:<22}  {execution.status}  {clock(execution.seconds)}")
+        if execution.error:
+            print(f"    {execution.cell}: {execution.error}")
+    failed = sum(execution.status == "failed" for execution in executions)
+    end = f"{failed} of {len(executions)} notebooks failed" if failed else "all notebooks done"
+    print(f"\n{claims_line(run)}\n{report}\nnotebooks, figures and tables: {run.folder}")
+    print(f"{end} in {clock(time.monotonic() - begun)}", flush=True)
+    return 1 if failed else 0
+
+
+def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Path], Run]:
+    """Check everything that can be checked before long work starts; return the notebooks and what they share.
+
+    Bad input raises ValueError or RuntimeError, in one sentence.
+    """
+    path = find_profile(args.profile)
+    if args.data:
+        # Notebooks run in processes of their own, and in their own folder.
+        os.environ["DR_DATA"] = str(Path(args.data).expanduser().resolve())
+    data_dir()
+    study = Study(path, out=args.out, device=args.device)
+    notebooks = find_notebooks(folder, args.only or (REFERENCE_NOTEBOOKS if study.profile.reference else ()))
+    parameters = read_parameters(args.parameter, notebooks)
+    if not all(map(computes, notebooks)):
+        study.check_files()
+    try:
+        study.folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=study.folder).close()
+    except OSError as error:
+        raise ValueError(f"cannot write to {study.folder}: {error.strerror}; choose another with --out.") from None
+    source = path.stem if path.parent == PROFILES else str(path)
+    return notebooks, Run(study.profile, source, study.folder, study.device, parameters, force=args.force)
+
+
+def execute(notebooks: Sequence[Path], run: Run) -> list[Execution]:
+    """Compute the study, then run the notebooks; if there are no tables, only those that do not read them."""
+    print(
+        f"profile {run.profile.name}: {len(notebooks)} notebooks on {run.device}, results in {run.folder}", flush=True
+    )
+    executions = [Execution(path, f"[{i}/{len(notebooks)}]") for i, path in enumerate(notebooks, start=1)]
+    if readers := [execution for execution in executions if not computes(execution.path)]:
+        print("measuring: results of earlier runs are reused", flush=True)
+        try:
+            run.tables = measure(run)
+        except Exception as error:  # noqa: BLE001 - notebooks that need no tables can still run
+            why = short(f"{type(error).__name__}: {error}", 1000)
+            print(f"measuring failed: {why}", flush=True)
+            for execution in readers:
+                execution.status, execution.cell, execution.error = "failed", "measuring", why
+    run_notebooks(executions, run)
+    return executions
+
+
+def measure(run: Run) -> dict[str, str]:
+    """Compute what a study lacks, judge the claims, write all tables, and return their hashes."""
+    study = Study(run.profile, out=run.folder.parent, device=run.device)
+    tables = study.run()
+    judged = {"claims": claims.judge(tables)}
+    if not study.profile.reference:
+        judged["against_paper"] = claims.against_paper(View(tables))
+    for name, table in judged.items():
+        path, content = study.tables_folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n")
+        # What stays the same keeps its time, and so do the pages that show it.
+        if not path.is_file() or path.read_text(encoding="utf-8") != content:
+            write_table(table, path)
+    return {name: sha256_of(study.tables_folder / f"{name}.csv") for name in tables | judged}
+
+
+def report_line(run: Run, folder: Path) -> str:
+    """Write the page of this profile's results; return the line that says where it is, or why there is none."""
+    try:
+        return f"report (all on one page): {write_report(run.folder, [path.stem for path in find_notebooks(folder)])}"
+    except (ValueError, OSError, RuntimeError) as error:
+        return f"no report: {error}"
+
+
+def claims_line(run: Run) -> str:
+    """Count the verdicts of the claims table and name the claims that differ."""
+    path = run.folder / "tables" / "claims.csv"
+    if run.profile.reference:
+        return "published numbers: nothing was measured, and no claim is tested by them"
+    if not path.is_file():
+        return "no claims were judged"
+    table = pd.read_csv(path, keep_default_na=False)
+    differ = ", ".join(table.claim[table.verdict == "differs"])
+    return counts(table) + (f" Those that differ: {differ}." if differ else "")

@@ -25,8 +25,7 @@ say = partial(print, flush=True)  # at once: the output may be a pipe
 
 def train_networks(args: argparse.Namespace) -> None:
     """Train, measure and store the networks asked for; those that are trained already are kept."""
-    given = {"epochs": args.epochs, "attack_steps": args.attack_steps}
-    changes = {key: value for key, value in given.items() if value is not None}
+    changes = {key: value for key in ("epochs", "attack_steps") if (value := getattr(args, key)) is not None}
     recipes = [replace(RECIPES[name], **changes) for name in (RECIPES if args.names == ["all"] else args.names)]
     with contextlib.suppress(OSError):
         args.out.mkdir(parents=True, exist_ok=True)

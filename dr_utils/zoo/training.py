@@ -43,11 +43,10 @@ def one_cycle(step: int, total: int, warmup: float) -> float:
 class Optimiser:
     """Steps of a network's weights: torch's Muon for hidden ones, its SGD or AdamW for the rest.
 
-    Hidden weights are those of all convolutions and linear layers of the body but the first. Muon replaces the momentum
-    of their gradient by the nearest matrix of orthonormal rows, so that all directions learn at the same pace: after
-    four epochs 30 % of the validation images were right, with SGD at two rates 23 and 25 %. A layer without bias is
-    followed by batch normalisation, to which longer weights mean nothing but a slower pace: they are kept at the square
-    root of the number of outputs. Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
+    Hidden are all convolutions and linear layers of the body but the first. Muon (Jordan et al. 2024) replaces the
+    momentum of their gradient by the nearest matrix of orthonormal rows, so that all directions learn at the same pace:
+    four epochs got 30 % of the validation images right, with SGD at two rates 23 and 25 %. Batch normalisation follows
+    layers without bias, so longer weights would only slow them: their length stays the square root of their outputs.
     """
 
     def __init__(self, network: SmallNetwork, recipe: Recipe):

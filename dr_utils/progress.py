@@ -27,9 +27,6 @@ class _WholeLines:
             self.last = line
             print(line, file=sys.stderr, flush=True)
 
-    def flush(self) -> None:
-        pass
-
 
 def progress(iterable: Iterable | None = None, desc="", total: int | None = None, unit="it", *, even: bool = True):
     """Return tqdm's bar, of an iterable or for ``update(n)``; without an ETA if steps are not about `even`ly long.

@@ -199,7 +199,7 @@ def read(kind: str, key: str) -> Stored | None:
     except (OSError, MemoryError):  # not the file's fault
         raise
     except Exception:
-        log.warning("%s/%s is damaged; it is made again", kind, path.name)
+        log.warning("%s/%s is damaged or cannot be read; it is made again", kind, path.name)
         with cache_errors(path.parent):
             path.unlink(missing_ok=True)
         return None

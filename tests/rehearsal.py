@@ -30,7 +30,7 @@ from torchvision import models as torchvision_models
 from torchvision.datasets import CIFAR100, Flowers102
 
 from dr_utils import datasets
-from dr_utils.models import PAPER, architectures
+from dr_utils.models import PAPER, published
 from dr_utils.profiles import PROFILES
 
 WNIDS = datasets.available()["imagenet1k"].classes
@@ -156,9 +156,9 @@ def write_weights(folder: Path) -> None:
         if card.layout == "timm":
             save_file(shaken(timm.create_model(card.architecture), seed).state_dict(), path)
         elif card.layout == "robust":
-            torch.save({"model": wrapped(shaken(architectures.build(card)[0], seed)), "epoch": 89}, path)
+            torch.save({"model": wrapped(shaken(published.build(card)[0], seed)), "epoch": 89}, path)
         elif card.layout == "augreg":
-            np.savez(path, **to_arrays(architectures.build(card)[0]))
+            np.savez(path, **to_arrays(published.build(card)[0]))
         elif card.training == "mrl":
             torch.save(released(trunk | mrl_heads()), path)
         else:

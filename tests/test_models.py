@@ -24,8 +24,7 @@ from dr_utils.fetch import Asset
 from dr_utils.models import Network, NetworkCard, available, check_network, load_model, loading
 from dr_utils.models.backbone import weight_hash
 from dr_utils.models.cards import ARCHIVES
-from dr_utils.models.files import read_weights
-from dr_utils.models.layouts import fit
+from dr_utils.models.files import fit, read_weights
 from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD
 from dr_utils.store import AssetError
 
@@ -205,7 +204,7 @@ def test_only_tensors_are_loaded(form, capsys):
     else:
         file.write(b"noise" * 100)
     with pytest.raises(AssetError, match="file.pth is refused"):
-        read_weights(file.getvalue(), name="file.pth")
+        read_weights(file, "file.pth")
     assert "executed" not in capsys.readouterr().out
 
 

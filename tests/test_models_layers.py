@@ -41,7 +41,7 @@ def test_layers_of_one_network_have_hashes_of_their_own():
     [
         ("small_resnt@3", "unknown network 'small_resnt'; known, nearest first: small_resnet"),
         ("small_resnet@33", "unknown layer of small_resnet '33'; known, nearest first: 3"),
-        ("small_resnet@3#max", "unknown pooling of 'small_resnet@3#max' 'max'; known"),
+        ("small_resnet@3#max", "unknown pool 'max'; known"),
     ],
 )
 def test_slips_are_told_before_work(name, message):

@@ -1,4 +1,4 @@
-"""A user's own network: names, checkpoints, programs and modules; any layer; what is refused."""
+"""A user's own network: names, checkpoints and modules; any layer; what is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dr_utils.models import load_model
-from dr_utils.models.backbone import Tapped, layout_of
+from dr_utils.models.backbone import Tapped
 from dr_utils.models.files import read_weights
 from dr_utils.models.own import layer_names, open_model, recommended_side
 from dr_utils.store import AssetError
@@ -122,11 +122,6 @@ def test_unknown_names(given, message):
         assert str(error.value).count(", ") < 14 and "\n" not in str(error.value)
 
 
-def test_neither_name_nor_file_nor_module():
-    with pytest.raises(ValueError, match="an nn.Module; got int"):
-        open_model(5)
-
-
 def test_recommended_side():
     names = ("test_vit.r160_in1k", "torchvision:inception_v3", "mobilenet_v2")
     assert [recommended_side(name) for name in names] == [160, 299, None] and recommended_side(Tiny()) is None
@@ -188,15 +183,6 @@ def test_torchvision_checkpoints(with_head, tmp_path):
     torch.testing.assert_close(features(network), input_of(whole, "fc"))
 
 
-def test_the_class_count_can_be_said(trained, tmp_path):
-    torch.save(trained.state_dict(), tmp_path / "a.pt")
-    assert open_model("resnet10t", checkpoint=tmp_path / "a.pt", n_classes=7).width == 512
-    with pytest.raises(AssetError, match=r"2 of \d+ keys of another shape \(fc.weight \[7, 512\] for \[8, 512\], fc"):
-        open_model("resnet10t", checkpoint=tmp_path / "a.pt", n_classes=8)
-    with pytest.raises(ValueError, match="n_classes=7 belongs to a checkpoint"):
-        open_model("resnet10t", n_classes=7)
-
-
 def test_keys_that_do_not_fit_are_counted_and_named(trained, tmp_path):
     state = trained.state_dict()
     total = len(state)
@@ -223,8 +209,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("form", ["torch", "pickle", "whole module"])
-@pytest.mark.parametrize("as_checkpoint", [True, False])
-def test_a_pickle_is_never_run(form, as_checkpoint, tmp_path):
+def test_a_pickle_is_never_run(form, tmp_path):
     trap, file = tmp_path / "trap", tmp_path / "weights.pth"
     if form == "torch":
         torch.save({"state_dict": {"weight": Malicious(trap)}}, file)
@@ -233,14 +218,10 @@ def test_a_pickle_is_never_run(form, as_checkpoint, tmp_path):
     else:
         torch.save(nn.Sequential(nn.Linear(2, 2)), file)
     with pytest.raises(AssetError) as error:
-        open_model("resnet10t", checkpoint=file) if as_checkpoint else open_model(file)
+        open_model("resnet10t", checkpoint=file)
     assert not trap.exists()
-    if as_checkpoint:
-        reason = {"torch": "It needs io.open, and a pickle of more than tensors can run any code",
-                  "pickle": "damaged, cut short, or more than weights",
-                  "whole module": "It needs torch.nn.modules.container.Sequential"}  # fmt: skip
-        assert "weights.pth is refused: " in str(error.value) and reason[form] in str(error.value)
-        assert "torch.save(model.state_dict(), ...)" in str(error.value)
+    assert "weights.pth is refused: " in str(error.value) and "nothing in it was run" in str(error.value).lower()
+    assert "torch.save(model.state_dict(), ...)" in str(error.value)
     with open(file, "rb") as opened:
         # The trap works: it is the loader that kept it shut.
         torch.load(opened, weights_only=False) if form == "torch" else None
@@ -249,10 +230,10 @@ def test_a_pickle_is_never_run(form, as_checkpoint, tmp_path):
 
 @pytest.mark.parametrize(("write", "message"), [
     (lambda path: path.write_bytes(b"noise" * 100), r"refused: damaged, cut short, or more than weights \("),
-    (lambda path: torch.save({"epoch": 3, "args": {"lr": 1.0}}, path), "it holds a dictionary of epoch, args; exp"),
-    (lambda path: torch.save({}, path), "holds a dictionary of nothing; expected tensors by name"),
+    (lambda path: torch.save({"epoch": 3, "args": {"lr": 1.0}}, path), "it holds epoch, args; exp"),
+    (lambda path: torch.save({}, path), "holds nothing; expected tensors by name"),
     (lambda path: torch.save([torch.zeros(2)], path), "holds no dictionary; expected tensors by name"),
-    (lambda path: None, "a.pth: no such file; give the path"),
+    (lambda path: None, "a.pth: no such file"),
 ])  # fmt: skip
 def test_what_is_no_checkpoint(write, message, tmp_path):
     write(tmp_path / "a.pth")
@@ -270,7 +251,7 @@ def test_a_truncated_safetensors_file(tmp_path):
 
 
 @pytest.mark.parametrize(("model", "message"), [
-    ("keras_resnet50", "unknown network 'keras_resnet50'; .* A checkpoint needs an architecture of timm or torch"),
+    ("keras_resnet50", "unknown network 'keras_resnet50'; .* its architecture in timm or torchvision: checkpoint=FILE"),
     (Tiny(), r"not a module; .*model.load_state_dict\(...\)"),
 ])  # fmt: skip
 def test_a_checkpoint_needs_a_named_architecture(model, message, tmp_path):
@@ -308,9 +289,6 @@ def test_normalisation_of_a_module():
     assert default.preprocessing["mean"] == [0.485, 0.456, 0.406] and "mean 0.485, 0.456, 0.406" in default.card.source
     assert (raw.preprocessing["mean"], raw.preprocessing["std"]) == ([0, 0, 0], [1, 1, 1])
     torch.testing.assert_close(features(raw), raw.module.body(images()))
-    for bad in (dict(std=0), dict(mean=(1, 2)), dict(mean=float("nan"))):
-        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be one number or three"):
-            open_model(Tiny(), **bad)
 
 
 def test_a_module_without_a_linear_head_gives_its_output():
@@ -329,17 +307,13 @@ class Gives(nn.Module):
 
 
 @pytest.mark.parametrize(("give", "message"), [
-    (lambda x: (x, x), "the output is a tuple, not one tensor"),
-    (lambda x: {"logits": x}, "the output is a dict, not one tensor"),
-    (lambda x: x.mean(), r"the output has shape \(\)"),
-    (lambda x: x.flatten(0, 1).flatten(1), r"the output has shape \(3, 9216\) and type torch.float32 for 1 images"),
-    (lambda x: x.mean((2, 3)).long(), "type torch.int64"),
-    (lambda x: x.view(2, -1), None),
-    (lambda x: x @ torch.zeros(5, 5), r"fails on images of shape \[1, 3, 96, 96\] \(RuntimeError: .*side=..."),
+    (lambda x: (x, x), "the output is a tuple of shape"),
+    (lambda x: x.mean(), r"the output is a Tensor of shape \(\)"),
+    (lambda x: x.flatten(0, 1).flatten(1), r"the output is a Tensor of shape \(6, 9216\) for 2 images"),
+    (lambda x: x.mean((2, 3)).long(), "expected a floating point tensor"),
+    (lambda x: x @ torch.zeros(5, 5), r"fails on images of shape \[2, 3, 96, 96\] \(RuntimeError: .*side=..."),
 ])  # fmt: skip
 def test_modules_that_give_no_features(give, message):
-    if message is None:  # hard-wired to batches of two
-        message = r"the output has shape \(2, 13824\) and type torch.float32 for 1 images"
     with pytest.raises(ValueError, match=message) as error:
         open_model(Gives(give), side=96)
     assert "\n" not in str(error.value)
@@ -375,31 +349,23 @@ def test_channels_that_come_last_are_recognised():
     assert found.shape[1:] == (28, 28, 48)
     network = open_model(swin, layer="layers.1")
     torch.testing.assert_close(features(network, 224), found.mean((1, 2)))
-    assert layout_of(torch.zeros(2, 7, 7, 7), 2, "it") == layout_of(torch.zeros(2, 9, 1, 1), 2, "it") == "maps"
 
 
 def test_layers_of_the_suite_and_of_pretrained_timm_networks():
     for name, layer, width in (("mobilenet_v2", "classifier", 1000), ("mobilenet_v2", "features.3", 24),
                                ("test_vit", "head", 1000)):  # fmt: skip
         network = open_model(name, layer=layer, pretrained=False)
-        assert (network.width, network.card.kind, network.card.training) == (width, "own", "standard")
+        assert (network.width, network.card) == (width, load_model(f"{name}@{layer}", pretrained=False).card)
+    assert (
+        open_model("small_vit", layer="blocks.1", pool="token").identity
+        == load_model("small_vit@blocks.1#token").identity
+    )
 
 
 def test_a_network_of_another_channel_order_keeps_it():
     network = open_model("keras_resnet50", layer="layer1", pretrained=False)
     assert network.preprocessing == load_model("keras_resnet50", pretrained=False).preprocessing
     assert network.preprocessing["channel_order"] == "BGR" and network.preprocessing["range"] == 255
-
-
-def test_nodes_of_the_graph_are_layers_too():
-    from torchvision.models import get_model
-
-    torch.manual_seed(0)
-    whole = get_model("resnet18").eval()
-    flat, mean = (open_model(whole, layer="layer1.0.add", pool=pool, side=64) for pool in ("flat", "mean"))
-    # The sum goes through the block's ReLU, whose output the next block is given.
-    torch.testing.assert_close(torch.relu(features(flat)), input_of(whole, "layer1.1").flatten(1))
-    torch.testing.assert_close(features(mean), features(flat).view(3, 64, -1).mean(2))
 
 
 def test_a_layer_before_one_that_works_in_place():
@@ -422,7 +388,7 @@ def test_unknown_layer():
         open_model(Tiny(), layer="stem.7")
     assert "layer_names(model) gives all" in str(error.value) and "\n" not in str(error.value)
     names = layer_names("resnet10t")
-    assert names[:2] == ["conv1", "conv1.0"] and "fc" in names and "layer4.0.add" in names
+    assert names[:2] == ["conv1", "conv1.0"] and "fc" in names
     with pytest.raises(ValueError, match="unknown layer of resnet10t 'layer5'.* nearest first: layer1,") as error:
         open_model("resnet10t", layer="layer5", pretrained=False)
     assert str(error.value).count(", ") <= 11 and f"the nearest of {len(names)};" in str(error.value)
@@ -431,16 +397,15 @@ def test_unknown_layer():
 
 
 def test_a_layer_that_is_not_reached():
-    with pytest.raises(ValueError, match="^the output of layer 'unused' is not computed in a forward pass"):
+    with pytest.raises(ValueError, match="^the output of layer 'unused' is not computed"):
         open_model(Tiny(), layer="unused")
 
 
 def test_pools():
-    with pytest.raises(ValueError, match="pool must be one of mean, token, flat; got 'max'"):
+    with pytest.raises(ValueError, match="unknown pool 'max'; known, nearest first: "):
         open_model(Tiny(), pool="max")
-    for arguments in (dict(model=Tiny(), layer="stem"), dict(model="resnet10t", pretrained=False)):
-        with pytest.raises(ValueError, match="no tokens .*; use pool='mean'"):
-            open_model(**arguments, pool="token")
+    with pytest.raises(ValueError, match="no tokens .*; use pool='mean'"):
+        open_model(Tiny(), layer="stem", pool="token")
 
 
 def test_every_named_layer_can_be_tapped_or_says_why():
@@ -450,102 +415,17 @@ def test_every_named_layer_can_be_tapped_or_says_why():
         try:
             tapped += Tapped(module, name).probe(160).ndim == 2
         except ValueError as error:
-            assert str(error).endswith("ask for another layer.") or "not one tensor" in str(error)
-    assert tapped > 50
+            assert "ask for another layer" in str(error)
+    assert tapped > 30
 
 
-# ---------------------------------------------------------------- programs
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    """Tiny as TorchScript, frozen TorchScript, and ExportedPrograms of any and of one batch size."""
-    folder, module = tmp_path_factory.mktemp("programs"), Tiny().eval()
-    script = torch.jit.trace(module, images())
-    script.save(str(folder / "script.pt"))
-    torch.jit.freeze(script).save(str(folder / "frozen.pt"))
-    torch.jit.freeze(torch.jit.trace(Tiny(0.3).eval(), images())).save(str(folder / "other.pt"))
-    auto = torch.export.Dim.AUTO
-    torch.export.save(torch.export.export(module, (images(),), dynamic_shapes=({0: auto, 2: auto, 3: auto},)),
-                      folder / "any.pt2")  # fmt: skip
-    torch.export.save(torch.export.export(module, (images(),)), folder / "one.pt2")
-    return folder
-
-
-@pytest.mark.parametrize("name", ["script.pt", "frozen.pt"])
-def test_torchscript(name, programs):
-    network = open_model(programs / name, trust=True)
+def test_a_torchscript_module_gives_its_output():
+    network = open_model(torch.jit.trace(Tiny().eval(), images()))
     torch.testing.assert_close(features(network), Tiny().eval()((images() - MEAN) / STD))
-    assert network.width == 4 and f"TorchScript file {name}; features: the output" in network.card.source
-    assert network.identity == open_model(str(programs / name), trust=True).identity
-    assert layer_names(programs / name, trust=True) == []
-    with pytest.raises(ValueError, match="a TorchScript file shows its output only"):
-        open_model(programs / name, layer="stem", trust=True)
-
-
-def test_frozen_programs_have_no_weights_but_are_told_apart(programs):
-    frozen, other = (open_model(programs / name, trust=True) for name in ("frozen.pt", "other.pt"))
-    assert frozen.identity != other.identity and not frozen.module.state_dict()
-
-
-def test_exported_program(programs):
-    network = open_model(programs / "any.pt2", trust=True)
-    torch.testing.assert_close(features(network), Tiny().eval()((images() - MEAN) / STD))
-    stem = open_model(programs / "any.pt2", trust=True, layer="stem")
-    torch.testing.assert_close(features(stem), output_of(Tiny(), "stem").mean((2, 3)))
-    assert "stem.0" in layer_names(programs / "any.pt2", trust=True)
-    assert network.identity == open_model(programs / "any.pt2", trust=True).identity
-
-
-def test_an_exported_program_of_one_batch_size(programs):
-    with pytest.raises(
-        ValueError, match=r"fails on images of shape \[1, 3, 64, 64\].*see that it takes any batch size"
-    ):
-        open_model(programs / "one.pt2", trust=True, side=64)
-
-
-@pytest.mark.parametrize("name", ["script.pt", "any.pt2"])
-def test_a_program_is_not_loaded_without_trust(name, programs, monkeypatch):
-    for loader in ("torch.export.load", "torch.jit.load"):
-        monkeypatch.setattr(loader, lambda *_, **__: pytest.fail("loaded"))
-    for use in (open_model, layer_names):
-        with pytest.raises(AssetError, match=f"{name} is refused: .* can run any code .*trust=True"):
-            use(programs / name)
-        for trust in ("False", 1, None):
-            with pytest.raises(ValueError, match="trust must be True or False; got"):
-                use(programs / name, trust=trust)
-
-
-@pytest.mark.parametrize("name", ["script.pt", "any.pt2"])
-def test_damaged_programs(name, programs, tmp_path):
-    import zipfile
-
-    with zipfile.ZipFile(programs / name) as whole, zipfile.ZipFile(tmp_path / name, "w") as part:
-        for member in whole.namelist():
-            content = whole.read(member)
-            part.writestr(member, content[: len(content) // 2] if member.endswith((".py", ".json")) else content)
-    with pytest.raises(AssetError, match=f"^{name} cannot be read as ") as error:
-        open_model(tmp_path / name, trust=True)
-    assert "\n" not in str(error.value)
-
-
-def test_files_that_are_no_programs(tmp_path):
-    torch.save(Tiny().state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(
-        AssetError, match="neither a TorchScript nor an ExportedProgram file.*give the file as checkpoint"
-    ):
-        open_model(tmp_path / "weights.pt")
-    with pytest.raises(AssetError, match="gone.pt: no such file"):
-        open_model(str(tmp_path / "gone.pt"))
-
-
-def test_torchscript_given_as_a_checkpoint(programs):
-    with pytest.raises(AssetError, match="a TorchScript program, not weights alone"):
-        open_model("resnet10t", checkpoint=programs / "script.pt")
 
 
 def test_a_layer_read_without_pooling_takes_one_side_of_images():
-    network = open_model("resnet10t", layer="layer4", pool="flat", side=64, pretrained=False)
+    network = open_model(timm.create_model("resnet10t"), layer="layer4", pool="flat", side=64)
     assert network.width == 512 * 2 * 2 and features(network).shape == (3, 2048)
     for side in (32, 96):
         with pytest.raises(ValueError, match=f"images of {side} pixels give .* features, not 2048"):

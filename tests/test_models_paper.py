@@ -23,9 +23,8 @@ from torchvision import models as torchvision_models
 import dr_utils
 from dr_utils.claims.paper_names import paper_network
 from dr_utils.models import PAPER as CARDS
-from dr_utils.models import architectures, available, check_network, listing, load_model
-from dr_utils.models.files import Inert, read_weights
-from dr_utils.models.layouts import fit, read_layout
+from dr_utils.models import available, check_network, listing, load_model, published
+from dr_utils.models.files import Inert, fit, read_weights
 from dr_utils.store import AssetError, sha256_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -161,7 +160,7 @@ def test_every_architecture_has_its_width(name):
         x = torch.empty(1, 3, 224, 224)
         assert network(x).shape == (1, CARDS[name].width) == (1, network.width)
         assert network.logits(x).shape == (1, 21843 if "21k" in name else 1000)
-    assert not any(p.requires_grad for p in network.module.parameters()) and network.left_out == ()
+    assert not any(p.requires_grad for p in network.module.parameters())
 
 
 # ---------------------------------------------------------------- robust models
@@ -218,10 +217,6 @@ def test_robust_checkpoints(form, resnet18, data):
         x = images(side=side)
         torch.testing.assert_close(network(x), resnet_reference(resnet18, x), atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(network.logits(x), resnet18(normalised(x)), atol=1e-4, rtol=1e-4)
-    left_out = "\n".join(network.left_out)
-    assert {"optimizer", "epoch", "schedule", "prec1"} <= set(network.left_out)
-    assert f"{len(resnet18.state_dict())} keys module.attacker.model.*" in left_out
-    assert "objects of test_models_paper.Schedule" in left_out and "scalar" in left_out
     np.testing.assert_allclose(network.preprocessing["mean"], [0.485, 0.456, 0.406])
     assert not any(p.requires_grad for p in network.module.parameters()) and network.card is CARDS["resnet18_l2_eps3"]
 
@@ -234,19 +229,13 @@ def changed(key, value=None):
 
 
 CONV = "layer1.0.conv1.weight"
-COPY = f"module.attacker.model.{CONV}"
 REFUSED = {
-    "another copy": (changed(COPY), f"1 of 248 keys .*first: {COPY} is not that of module.model"),
-    "half a copy": (lambda s: s.pop(COPY), f"1 of 247 keys .*first: {COPY} is not that"),
-    "missing": (lambda s: [s.pop(f"module.{p}model.{CONV}") for p in ("", "attacker.")],
+    "missing": (lambda s: s.pop(f"module.model.{CONV}"),
                 rf"1 of 122 keys missing \({CONV}\); get the published resnet18_l2_eps3.ckpt"),
-    "unexpected": (lambda s: [s.update({f"module.{p}model.more": torch.ones(1)}) for p in ("", "attacker.")],
-                   r"1 of 123 keys unexpected \(more\)"),
-    "no part": (lambda s: s.update({"module.other.x": torch.ones(1)}), "1 of 249 keys .*: other.x has no place"),
-    "another mean": (changed("module.normalizer.new_mean"), r"module.normalizer.new_mean is not of mean \(0.485, "),
-    "the attacker's std": (changed("module.attacker.normalize.new_std"), "module.attacker.normalize.new_std is not of"),
-    "no normaliser": (lambda s: [s.pop(f"module.normalizer.new_{k}") for k in ("mean", "std")],
-                      "2 of 246 keys .*module.normalizer.new_mean"),
+    "unexpected": (lambda s: s.update({"module.model.more": torch.ones(1)}), r"1 of 122 keys unexpected \(more\)"),
+    "no part": (lambda s: s.update({"module.other.x": torch.ones(1)}), r"1 of 122 keys unexpected \(other.x\)"),
+    "another mean": (changed("module.normalizer.new_mean"), r"module.normalizer.new_mean is not .* mean, \(0.485, "),
+    "no normaliser": (lambda s: s.pop("module.normalizer.new_std"), "module.normalizer.new_std is not "),
     "no tensor": (changed(f"module.model.{CONV}", "text"), "expected tensors by name"),
 }  # fmt: skip
 
@@ -275,7 +264,7 @@ def test_another_architecture_and_a_truncated_file(resnet18, data):
 
 def test_vgg16_ends_after_its_second_hidden_layer():
     torch.manual_seed(3)
-    module, head_name = architectures.build(CARDS["vgg16_l2_eps3"])
+    module, head_name = published.build(CARDS["vgg16_l2_eps3"])
     shaken(module)
     x = normalised(images(side=64))
     with torch.inference_mode():
@@ -316,10 +305,10 @@ def test_nothing_in_a_pickle_is_run(function, legacy, resnet18, data):
     args = {os.system: (f"touch {trap}",), open: (str(trap), "w"), os.mkdir: (str(trap),)}[function]
     content = {"model": wrapped(resnet18), "optimizer": Runs(function, *args)}
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
-    if function is open:  # a stand-in took its place
-        assert "objects of io.open" in loaded("resnet18_l2_eps3").left_out
+    if function is open:  # something inert took its place
+        assert loaded("resnet18_l2_eps3").module
     else:
-        with pytest.raises(AssetError, match=r"it names (posix|nt|os)\.(system|mkdir), which can run any code"):
+        with pytest.raises(AssetError, match=r"is refused: .*(posix|nt|os)\.(system|mkdir).*nothing in it was run"):
             loaded("resnet18_l2_eps3")
     assert not trap.exists()
     torch.load(file, weights_only=False)
@@ -338,9 +327,8 @@ def test_objects_beside_the_weights_are_inert_and_leave_nothing_behind(legacy, t
     extras = [Nested(), {Runs: Schedule()}, np.float64(1)]
     content = {"model": {"weight": torch.arange(3)}, "extras": extras}
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
-    state, left_out = read_weights(file)
-    assert state["weight"].tolist() == [0, 1, 2] and state.keys() == {"weight"} and left_out[0] == "extras"
-    assert any("BytesIO" in name for name in left_out) and "objects of test_models_paper.Schedule" in left_out
+    state = read_weights(file)
+    assert state["weight"].tolist() == [0, 1, 2] and state.keys() == {"weight"}
     assert set(torch.serialization.get_safe_globals()) == before
     assert Inert(1, x=2) is Inert() and Inert()(3) is Inert()  # whatever is called, the same thing that does nothing
 
@@ -349,7 +337,7 @@ def test_a_chain_of_calls_and_a_state_at_the_end(tmp_path):
     chain = b"csomewhere\nmake\n)R)R)R}X\x01\x00\x00\x00aK\x01sb"
     tensors = b"X\x05\x00\x00\x00modelK\x01"
     legacy_file(tmp_path / "a.pt", b"\x80\x02}(" + tensors + b"X\x01\x00\x00\x00a" + chain + b"u.")
-    with pytest.raises(AssetError, match="a.pt is refused: .*It needs somewhere.make, and a pickle of more than"):
+    with pytest.raises(AssetError, match="a.pt is refused: "):
         read_weights(tmp_path / "a.pt")
 
 
@@ -369,21 +357,14 @@ def test_a_dictionary_that_holds_itself_ends_in_a_sentence(tmp_path):
         content = {"epoch": 3}
         content[key] = content
         torch.save(content, tmp_path / "a.pt")
-        with pytest.raises(AssetError, match="a.pt is refused: it holds a dictionary of epoch, .*expected tensors"):
-            read_weights(tmp_path / "a.pt")
-
-
-def test_tensors_without_plain_storage_are_refused(tmp_path):
-    for tensor in (torch.ones(2, device="meta"), torch.ones(2, 2).to_sparse()):
-        torch.save({"weight": tensor}, tmp_path / "a.pt")
-        with pytest.raises(AssetError, match="holds a dictionary of weight; expected tensors by name"):
+        with pytest.raises(AssetError, match="a.pt is refused: it holds epoch, .*expected tensors"):
             read_weights(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ({"model": {"a": 1}, "epoch": 3}, "holds a dictionary of a; expected tensors by name"),
-    ([torch.zeros(1)], "holds no dictionary"), ({}, "holds a dictionary of nothing"),
-    ({"model": {"a": Schedule()}}, "holds a dictionary of a"),
+    ({"model": {"a": 1}, "epoch": 3}, "holds a; expected tensors by name"),
+    ([torch.zeros(1)], "holds no dictionary"), ({}, "holds nothing"),
+    ({"model": {"a": Schedule()}}, "holds a; expected"),
 ])  # fmt: skip
 def test_what_is_no_state_dict(content, message, tmp_path):
     torch.save(content, tmp_path / "a.pt")
@@ -452,7 +433,7 @@ def test_augreg_files(patch, prefix, vits, data):
         for network, features in zip((own, published), expected, strict=True):
             torch.testing.assert_close(network(x), features, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(own.logits(x), vit(normalised(x, 0.5, 0.5)), atol=1e-3, rtol=1e-3)
-    assert own.left_out == tuple(extra) and own.weight_hash == published.weight_hash
+    assert own.weight_hash == published.weight_hash
     assert own.preprocessing["mean"] == [0.5] * 3 and published.preprocessing["mean"] == [0.485, 0.456, 0.406]
     assert (own.width, own.card.side) == (384, 224)
 
@@ -460,13 +441,13 @@ def test_augreg_files(patch, prefix, vits, data):
 def test_the_normalisation_differs_for_two_networks_only():
     differing = [n for n, c in CARDS.items() if c.preprocessing("own") != c.preprocessing("published")]
     assert differing == ["vit_s16_imagenet1k", "vit_s32_imagenet1k"]
-    with pytest.raises(ValueError, match="normalisation must be one of own, published; got 'half'"):
+    with pytest.raises(ValueError, match="unknown normalisation 'half'; known, nearest first: "):
         loaded("resnet18_standard", normalisation="half")
 
 
 AUGREG_REFUSED = {
     "missing": (lambda a: a.pop("cls"), r"1 of 152 keys missing \(cls_token\)"),
-    "unexpected": (lambda a: a.update({"pre_logits/bias": np.ones(3)}), r"1 of 153 keys unexpected \(pre_logits/b"),
+    "unexpected": (lambda a: a.update({"pre_logits/bias": np.ones(3)}), r"1 of 152 keys unexpected \(pre_logits/b"),
     "another head": (lambda a: a.update({"head/bias": np.ones(21843)}), r"another shape \(head.bias \[21843\] for \[1"),
     "a pickle": (lambda a: a.update({"cls": np.array([Runs(print, "ran")], dtype=object)}), "nothing in it was run"),
 }  # fmt: skip
@@ -562,7 +543,7 @@ def test_the_layout_of_the_release(trunk):
     assert blurred == [f"layer{i}.0.{name}.blur_filter" for i in (2, 3, 4) for name in strided]
     assert trunk["layer2.0.conv2.blur_filter"].shape == (128, 1, 3, 3)
     with torch.device("meta"):
-        ours = architectures.build(CARDS["resnet50_mrl"])[0].state_dict()
+        ours = published.build(CARDS["resnet50_mrl"])[0].state_dict()
         assert {key: v.shape for key, v in ours.items()} == {k: v.shape for k, v in (trunk | mrl_heads()).items()}
 
 
@@ -576,7 +557,6 @@ def test_the_matryoshka_network(trunk, data):
         torch.testing.assert_close(network(x), expected, atol=1e-4, rtol=1e-4)
     logits = F.linear(expected, *(heads[f"fc.nesting_classifier_8.{k}"] for k in ("weight", "bias")))
     torch.testing.assert_close(network.logits(x), logits, atol=1e-3, rtol=1e-3)
-    assert len(network.left_out) == 8 and network.left_out[0] == "fc.nesting_classifier_0 (head of the first 8)"
     plain_resnet = blurred_resnet50({k.replace(".conv.", "."): v for k, v in trunk.items() if "blur" not in k},
                                     normalised(x))  # fmt: skip
     assert (plain_resnet - expected).abs().max() > 0.01  # the blur shows
@@ -594,15 +574,13 @@ def test_narrow_networks(width, wrapper, trunk, data):
     assert network(x).shape == (2, width)
     torch.testing.assert_close(network(x), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(network.logits(x), F.linear(expected, head.weight, head.bias), atol=1e-3, rtol=1e-3)
-    assert network.left_out == (("epoch",) if wrapper else ())
 
 
 BLUR = "layer3.0.conv2.blur_filter"
 MATRYOSHKA_REFUSED = {
-    "another blur": (lambda s: s.update({BLUR: torch.full((256, 1, 3, 3), 1 / 9)}), f"{BLUR} is not the binomial"),
     "no blur": (lambda s: s.pop(BLUR), rf"1 of 342 keys missing \({BLUR}\)"),
     "MRL-E": (lambda s: [s.pop(k) for k in list(s) if "nesting" in k and "_8" not in k], "16 of 342 keys missing"),
-    "unexpected": (lambda s: s.update({"fc.weight": torch.ones(1000, 8)}), r"1 of 343 keys unexpected \(fc.weight\)"),
+    "unexpected": (lambda s: s.update({"fc.weight": torch.ones(1000, 8)}), r"1 of 342 keys unexpected \(fc.weight\)"),
 }
 
 
@@ -632,7 +610,7 @@ def test_a_hub_network_in_the_folder(suffix, resnet18, data):
     save_file(resnet18.state_dict(), file) if suffix == ".safetensors" else torch.save(resnet18.state_dict(), file)
     network, x = loaded("resnet18_standard"), images(side=75)
     torch.testing.assert_close(network(x), resnet_reference(resnet18, x), atol=1e-5, rtol=1e-4)
-    assert network.card.source == "timm resnet18.tv_in1k" and network.left_out == ()
+    assert network.card.source == "timm resnet18.tv_in1k"
 
 
 def test_the_folder_gives_what_the_hub_would(resnet18, data, monkeypatch):
@@ -674,9 +652,9 @@ def test_torchvisions_vgg16_in_timms_names():
     torch.manual_seed(7)
     whole, card = shaken(torchvision_models.vgg16_bn()), CARDS["vgg16_standard"]
     with torch.device("meta"):
-        module, head_name = architectures.build(card)
+        module, head_name = published.build(card)
     module = module.to_empty(device="cpu").eval()
-    fit(module, read_layout(card, whole.state_dict(), module)[0], "vgg16", "vgg16_bn.tv_in1k.pth")
+    fit(module, published.read_layout(card, whole.state_dict(), module), "vgg16", "vgg16_bn.tv_in1k.pth")
     body, head = module, module.get_submodule(head_name)
     module.set_submodule(head_name, nn.Identity())
     x = normalised(images(1, 224))
@@ -769,7 +747,7 @@ def test_the_listing(no_hub, data, monkeypatch, capsys):
         assert line[at["upstream"] :].startswith(card.upstream) and line[at["weights (file)"] :].startswith(card.file)
     states = {name: line[at["state"] :] for name, line in by_name.items()}
     assert states["resnet50_ff8"] == states["vgg16_standard"] == "present"
-    assert states["resnet18_l2_eps3"] == "present (hub cache)"
+    assert states["resnet18_l2_eps3"] == "present"
     assert states["resnet50_l2_eps3"] == "fetched from the hub at first use (205 MB)"
     assert (states["vit_s16_imagenet1k"], states["resnet50_mrl"]) == ("manual download", "manual download")
     text = "\n".join(lines)

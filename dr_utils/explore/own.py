@@ -17,7 +17,7 @@ from dr_utils.explore.readout import CONTROL, headless, per_cent, table
 from dr_utils.own import Answer, load
 
 FIELDS = {
-    "model": "a network of the suite, of timm or torchvision; or a TorchScript file",
+    "model": "a network of the suite, of timm or torchvision",
     "checkpoint": "weights for a timm or torchvision architecture; empty: its own",
     "layer": "empty: the input of the last linear layer",
     "data": "a task of the suite, an image folder, or a Hugging Face dataset saved on disk",
@@ -49,7 +49,7 @@ class OwnForm(widgets.VBox):
     given : mapping of str to object
         What the fields hold at first, by the names of `FIELDS`; None is empty.
     options : mapping
-        Further keyword arguments of `dr_utils.own.load` (resolution, limit, seed, device, trust).
+        Further keyword arguments of `dr_utils.own.load` (resolution, limit, seed, device).
     solver : {"sgd", "ridge"}
     seeds : sequence of int
 

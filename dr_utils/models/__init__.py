@@ -19,40 +19,27 @@ if TYPE_CHECKING:
 __all__ = ["PAPER", "Network", "NetworkCard", "available", "check_network", "load_model", "split_layer"]
 
 LAYER, POOL = "@", "#"  # resnet50_standard@layer3#flat
-POOLS = ("mean", "token", "flat")
 NORMALISATIONS = ("own", "published")
 
 
 def available() -> dict[str, NetworkCard]:
-    """Return the cards of the networks that need no model hub, by name: converted archives, then the small ones.
-
-    Examples
-    --------
-    >>> available()["small_resnet"].width
-    512
-    """
+    """Return the cards of the networks that need no model hub, by name: converted archives, then the small ones."""
     return ARCHIVES | shipped()
 
 
 def check_network(name: str) -> str:
-    """Return `name` if a network of the registry, of the paper or of timm has it; nothing is fetched.
-
-    Raises
-    ------
-    ValueError
-        Nobody knows it, or the layer that it names; the message lists what there is, nearest first.
-    """
-    if isinstance(name, str) and LAYER in name:
+    """Return `name` if there is such a network and layer, else raise ValueError with what there is, nearest first."""
+    if LAYER in name:
         _layer_width(name)
         return name
     if name in (known := available() | PAPER):
         return name
     from dr_utils.models import loading
 
-    if not isinstance(name, str) or not loading.is_timm_model(name):
-        similar = ", ".join(loading.similar_timm_models(str(name)))
+    if not loading.is_timm_model(name):
+        similar = ", ".join(loading.similar_timm_models(name))
         hint = f"Any timm model works too, where the model hub can be reached{': ' + similar if similar else ''}."
-        if str(name).startswith("small_"):
+        if name.startswith("small_"):
             hint += f" A small network that is not trained yet: python -m dr_utils.zoo train {name} --data DIR."
         raise unknown("network", name, known, hint=hint)
     return name
@@ -66,7 +53,7 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
     name : str
         A name from `available()`, one of the paper's (`PAPER`; weights from your folder or the model hub), or any timm
         model (weights from the model hub). "NAME@LAYER" reads a middle layer, averaged over positions;
-        "NAME@LAYER#flat" every position of it.
+        "NAME@LAYER#flat" every position of it, "NAME@LAYER#token" the class token.
     pretrained : bool
         Random weights if False: the structure alone, nothing is read or fetched.
     normalisation : {"own", "published"}
@@ -84,8 +71,6 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
         Unknown name or normalisation.
     AssetError
         The weights cannot be fetched, or are not those published; raised when they are first needed.
-    CacheError
-        The cache folder cannot be used.
 
     Examples
     --------
@@ -95,7 +80,7 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
     """
     check_network(name)
     if normalisation not in NORMALISATIONS:
-        raise ValueError(f"normalisation must be one of {', '.join(NORMALISATIONS)}; got {normalisation!r}.")
+        raise unknown("normalisation", normalisation, NORMALISATIONS)
     base, layer, pool = split_layer(name)
     card = (available() | PAPER).get(base)
     if card is None:
@@ -152,8 +137,6 @@ def _layer_width(name: str) -> int:
     """D of a middle layer. It takes a forward pass to know, so it is stored."""
     base, layer, pool = split_layer(name)
     check_network(base)
-    if pool not in POOLS:
-        raise unknown(f"pooling of {name!r}", pool, POOLS)
     key = store.key_of({"version": VERSION, "width of": [base, layer, pool]})
     if stored := store.read("weights", key):
         return stored.about["width"]

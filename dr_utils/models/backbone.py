@@ -10,7 +10,7 @@ from torch import nn
 
 from dr_utils.checks import nearest_first, short, unknown
 
-_SHOWN = 10
+POOLS = ("mean", "token", "flat")
 
 
 class Backbone(nn.Module):
@@ -45,69 +45,42 @@ class Backbone(nn.Module):
         features = self.body(self.normalise(images)).float()
         if features.shape[1] != self.width:
             raise ValueError(
-                f"images of {images.shape[-1]} pixels give {features.shape[1]} features, not {self.width}: read "
-                "without pooling, a layer has as many as the images' side decides; open the network with that side."
+                f"images of {images.shape[-1]} pixels give {features.shape[1]} features, not {self.width}: without "
+                "pooling, a layer's width depends on the images' side; take images of one side only."
             )
         return features
 
 
 class Tapped(nn.Module):
-    """A module read at one of its layers, pooled to a vector per image.
+    """A module that runs whole and is read at one of its layers, pooled to features [B, D].
 
-    Parameters
-    ----------
-    module : nn.Module
-        From normalised images [B, 3, H, W]; it runs whole. A layer that is called more than once in a pass gives what
-        came last.
-    layer : str, optional
-        Name of a submodule, or of a node of torchvision's graph of the module; by default the module's output is read.
-    head : bool
-        Whether the layer is the head: its input is read instead of its output.
-    pool : {"mean", "token", "flat"}
-        What becomes of tokens [B, N, D]: their mean, or the first one, which is the class token where there is one.
-        Maps are averaged over their positions either way, see `layout_of`; "flat" makes every position of maps and
-        tokens a feature of its own.
-    kind : str
-        How the message calls a layer; `left_out` is what of the weight file was not used.
-
-    Raises
-    ------
-    ValueError
-        There is no such layer; the message offers the nearest names.
+    `layer` names a submodule; None reads the module's output. With `head`, the layer's input is read instead of its
+    output. Maps are averaged over their positions; of tokens [B, N, D] `pool` takes the mean, or the first ("token",
+    the class token where there is one). "flat" makes every position a feature.
     """
 
-    def __init__(
-        self, module: nn.Module, layer: str | None = None, *, head: bool = False, pool: str = "mean",
-        kind: str = "layer", left_out=(),
-    ):  # fmt: skip
+    def __init__(self, module: nn.Module, layer: str | None, *, head: bool = False, pool: str = "mean", name: str = ""):
         super().__init__()
-        self.module, self.layer, self.pool, self.left_out = module, layer, pool, left_out
+        self.module, self.layer, self.pool, self._seen = module, layer, pool, None
         self.where = "the output" if layer is None else f"{'the input' if head else 'the output'} of layer {layer!r}"
         self._head = layer if head else None
-        self._seen: list = []
+        if pool not in POOLS:
+            raise unknown("pool", pool, POOLS)
         if layer is None:
             return
-        if layer and layer in dict(module.named_modules()):
-            at = module.get_submodule(layer)
-            if head:
-                # Narrow heads read the first neurons only.
-                read = getattr(at, "in_features", None)
-                at.register_forward_pre_hook(lambda _, given: self._see(given[0][..., :read]))
-            else:
-                at.register_forward_hook(lambda _, given, output: self._see(output))
-        elif layer in (names := layers_of(module)):
-            from torchvision.models.feature_extraction import create_feature_extractor
-
-            # Another module of the same weights, without what comes after the node.
-            self.module = create_feature_extractor(module, {layer: layer})
-            self.module.register_forward_hook(lambda _, given, output: self._see(output[layer]))
+        if layer not in (names := layers_of(module)):
+            hint = f"These are the nearest of {len(names)}; dr_utils.models.own.layer_names(model) gives all."
+            raise unknown(f"layer of {name}", layer, nearest_first(layer, names)[:10], hint=hint)
+        tapped = module.get_submodule(layer)
+        # Copies, as what follows may work in place. Narrow heads read the first neurons only.
+        if head:
+            width = getattr(tapped, "in_features", None)
+            tapped.register_forward_pre_hook(lambda _, given: self._see(given[0][..., :width]))
         else:
-            raise unknown(kind, layer, nearest_first(str(layer), names)[:_SHOWN],
-                          hint=f"These are the nearest of {len(names)}; layer_names(model) gives all.")  # fmt: skip
+            tapped.register_forward_hook(lambda _, given, output: self._see(output))
 
     def _see(self, output) -> None:
-        # A copy, as what follows may work in place.
-        self._seen.append(output.clone() if isinstance(output, torch.Tensor) else output)
+        self._seen = output.clone() if isinstance(output, torch.Tensor) else output
 
     @property
     def head(self) -> nn.Module | None:
@@ -116,89 +89,48 @@ class Tapped(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Compute features [B, D] of normalised images [B, 3, H, W]."""
-        self._seen.clear()
+        return self._pooled(self._read(images), len(images))
+
+    def _read(self, images: torch.Tensor):
         output = self.module(images)
-        if self.layer is not None:  # nothing where it is not reached
-            output = self._seen.pop() if self._seen else None
-        layout = layout_of(output, len(images), self.where, self.pool)
-        if self.pool == "flat":
+        if self.layer is not None:
+            output, self._seen = self._seen, None
+        return output
+
+    def _pooled(self, output, n_images: int) -> torch.Tensor:
+        shape = tuple(getattr(output, "shape", ()))
+        if len(shape) not in (2, 3, 4) or shape[0] != n_images or not output.is_floating_point():
+            found = "not computed" if output is None else f"a {type(output).__name__} of shape {shape}"
+            raise ValueError(
+                f"{self.where} is {found} for {n_images} images; expected a floating point tensor [B, D], tokens "
+                "[B, N, D] or a map [B, C, H, W]: ask for another layer, or wrap the network."
+            )
+        if self.pool == "token" and len(shape) != 3:
+            raise ValueError(f"{self.where} has shape {shape}, no tokens [B, N, D]; use pool='mean'.")
+        if self.pool == "flat" or len(shape) == 2:
             return output.flatten(1)
-        if layout == "tokens":
+        if len(shape) == 3:
             return output[:, 0] if self.pool == "token" else output.mean(1)
-        if layout == "vectors":
-            return output
-        return output.mean((2, 3) if layout == "maps" else (1, 2))
+        # Images are square, and so are maps: two equal axes are positions. Swin has channels last.
+        return output.mean((1, 2) if shape[1] == shape[2] != shape[3] else (2, 3))
 
     def probe(self, side: int) -> torch.Tensor:
-        """Run one image of noise, then two, always the same; return features [2, D].
-
-        Raises
-        ------
-        ValueError
-            The module fails on images of this side, or the layer gives nothing that can be pooled.
-        """
+        """Return features [2, D] of two images of noise, always the same; ValueError if the module fails on them."""
         noise = torch.rand((2, 3, side, side), generator=torch.Generator().manual_seed(0))
-        for images in (noise[:1], noise):  # a program may have been saved for one number of images only
+        with torch.inference_mode():
             try:
-                with torch.inference_mode():
-                    features = self(images).float()
-            except NoFeatures:
-                raise
+                output = self._read(noise)
             except Exception as error:  # whatever somebody's forward pass may raise
                 raise ValueError(
-                    f"the network fails on images of shape {list(images.shape)} ({type(error).__name__}: "
-                    f"{short(error)}); give the side that it takes as side=..., and see that it takes any batch size."
+                    f"the network fails on images of shape {list(noise.shape)} ({type(error).__name__}: "
+                    f"{short(error)}); give the side that it takes as side=..."
                 ) from error
-        return features
-
-
-class NoFeatures(ValueError):
-    """A layer gives nothing that can be pooled to a vector per image."""
-
-
-def layout_of(output, n_images: int, where: str, pool: str = "mean") -> str:
-    """Say how a layer's output for square images is laid out; `where` is how messages call it.
-
-    Returns
-    -------
-    {"vectors", "tokens", "maps", "maps_channels_last"}
-        [B, D], [B, N, D], [B, C, H, W] or [B, H, W, C]. Images are square, so a map's two equal axes are its positions;
-        Swin and the insides of ConvNeXt have channels last. If all three are equal, channels are taken to come first.
-
-    Raises
-    ------
-    NoFeatures
-        Not a tensor, not one entry per image, of another number of axes, or no tokens where one is asked for.
-    """
-    if output is None:
-        raise NoFeatures(f"{where} is not computed in a forward pass; ask for another layer.")
-    if not isinstance(output, torch.Tensor):
-        raise NoFeatures(
-            f"{where} is a {type(output).__name__}, not one tensor; ask for a layer whose output is a tensor, "
-            "or wrap the network in a module that returns one."
-        )
-    shape = tuple(output.shape)
-    if len(shape) not in (2, 3, 4) or shape[0] != n_images or not output.is_floating_point():
-        raise NoFeatures(
-            f"{where} has shape {shape} and type {output.dtype} for {n_images} images; expected floating point "
-            "[B, D], tokens [B, N, D] or a map [B, C, H, W]: ask for another layer."
-        )
-    if pool == "token" and len(shape) != 3:
-        raise NoFeatures(f"{where} has shape {shape}, no tokens [B, N, D] to take the first of; use pool='mean'.")
-    if len(shape) == 4:
-        return "maps_channels_last" if shape[1] == shape[2] != shape[3] else "maps"
-    return "vectors" if len(shape) == 2 else "tokens"
+            return self._pooled(output, len(noise)).float()
 
 
 def layers_of(module: nn.Module) -> list[str]:
-    """Return the names of a module's layers: its submodules, then the other nodes of its graph if it has one."""
-    from torchvision.models.feature_extraction import get_graph_node_names
-
-    try:
-        nodes = get_graph_node_names(module, suppress_diff_warning=True)[1][1:]  # the first is the images themselves
-    except Exception:  # a forward pass that branches on its input has no graph, and need not have one
-        nodes = []
-    return list(dict.fromkeys([name for name, _ in module.named_modules() if name] + nodes))
+    """Return the names of a module's layers, in the order they were defined."""
+    return [name for name, _ in module.named_modules() if name]
 
 
 def head_of(module: nn.Module, side: int) -> str | None:

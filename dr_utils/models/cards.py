@@ -51,13 +51,10 @@ class PublishedCard(NetworkCard):
 
     def preprocessing(self, normalisation: str = "own") -> dict:
         """Return what `Network` takes: mean, std, channel_order and value_range."""
-        published = normalisation == "published"
-        return {
-            "mean": (published and self.published_mean) or self.mean,
-            "std": (published and self.published_std) or self.std,
-            "channel_order": self.channel_order,
-            "value_range": self.value_range,
-        }
+        mean, std = self.mean, self.std
+        if normalisation == "published" and self.published_mean:
+            mean, std = self.published_mean, self.published_std
+        return {"mean": mean, "std": std, "channel_order": self.channel_order, "value_range": self.value_range}
 
 
 def _cards(group: str) -> dict[str, PublishedCard]:

@@ -1,26 +1,28 @@
-"""Read weight files of any kind without running anything that is in them."""
+"""Read weight files of any kind without running anything that is in them, and give a module all of its weights."""
 
 from __future__ import annotations
 
-import io
 import json
-import pickletools
 import zipfile
-from collections import deque
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+from torch._weights_only_unpickler import get_globals_in_pkl
 
 from dr_utils.checks import short
 from dr_utils.store import AssetError
 
+State = dict[str, torch.Tensor]
 # Where training scripts put a state dict; exponential averages last, as what they are called says little.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
+# What DataParallel, torch.compile and a trainer's own attribute put before every name.
+PREFIXES = ("module.", "_orig_mod.", "model.")
 SAVE_AGAIN = "save its weights alone: torch.save(model.state_dict(), ...)"
-# What no weight file needs, and what can do most harm; torch's reader refuses these too.
-_REFUSED = ("os", "sys", "posix", "nt")
+RELEASES = "use the torch, torchvision and timm releases of requirements.lock"
 
 
 class Inert:
@@ -39,136 +41,64 @@ class Inert:
 _INERT = object.__new__(Inert)
 
 
-def read_weights(
-    file: str | Path | bytes, *, name: str = "", advice: str = SAVE_AGAIN
-) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Read tensors by name from a .safetensors or .npz file, or from one that torch saved (its path, or its bytes).
+def read_weights(file: Path | BytesIO, name: str = "", advice: str = SAVE_AGAIN) -> State:
+    """Return the tensors by name of a .safetensors or .npz file, or of one that torch saved; AssetError if it has none.
 
-    Torch's own reader of weights reads what torch saved. It calls only what it knows; everything else that the file
-    names (a schedule, numpy scalars) is looked up nowhere: something inert takes its place. `name` is how messages call
-    bytes, `advice` what they say to do.
-
-    Returns
-    -------
-    state : dict of str to tensor
-        Under the names that the file has; the state dict may be under one of `WRAPPERS`.
-    left_out : list of str
-        What else the file holds: keys beside the state dict, and objects that something inert took the place of.
-
-    Raises
-    ------
-    AssetError
-        No such file, damaged, a program, one that names os or sys, or there are no tensors by name.
+    Torch's reader of weights calls only what it knows. Everything else that the file names (a schedule, numpy scalars)
+    is looked up nowhere: something inert takes its place. `name` and `advice` are for the message.
     """
-    if not isinstance(file, bytes):
-        file = Path(file).expanduser()
-        name = file.name
-        if not file.is_file():
-            raise AssetError(f"{file}: no such file; give the path of a .pth, .pt, .bin, .npz or .safetensors file.")
-        if program := program_kind(file):
-            raise AssetError(
-                f"{name} is a {program} program, not weights alone; open it without naming an architecture, or "
-                f"{SAVE_AGAIN}."
-            )
-    left_out, seen = [], set()
+    name = name or file.name
     try:
-        found, objects = _read(file)
-    except AssetError:
-        raise
+        found = _read(file)
+    except FileNotFoundError:
+        raise AssetError(f"{file}: no such file.") from None
     except Exception as error:  # what a damaged file makes a reader raise is anybody's guess
-        # Torch's own advice, to load it without the check, comes before its reason.
-        reason = short(str(error).rpartition("WeightsUnpickler error: ")[2], 120)
+        reason = short(error.__context__ or error, 120)  # torch adds advice to load it without the check
         raise AssetError(
             f"{name} is refused: damaged, cut short, or more than weights ({type(error).__name__}: {reason}); nothing "
             f"in it was run; {advice}."
         ) from error
-    # A dictionary may hold itself.
-    while isinstance(found, Mapping) and id(found) not in seen:
-        seen.add(id(found))
-        key = next((w for w in WRAPPERS if isinstance(found.get(w), Mapping)), None)
-        if key is not None:
-            left_out += [str(other) for other in found if other != key]
-            found = found[key]
-    left_out += [f"objects of {what}" for what in objects]
-    if not isinstance(found, Mapping) or not found or not all(map(_is_tensor, found.values())):
-        inside = "no dictionary"
-        if isinstance(found, Mapping):
-            inside = f"a dictionary of {short(', '.join(map(str, list(found)[:5]))) or 'nothing'}"
-        needs = f" It needs {short(', '.join(objects))}, and a pickle of more than tensors can run any code."
+    for _ in range(2):  # a wrapper in a wrapper, at most
+        key = next((w for w in WRAPPERS if isinstance(found, Mapping) and isinstance(found.get(w), Mapping)), None)
+        found = found if key is None else found[key]
+    if not isinstance(found, Mapping) or not found or not all(isinstance(t, torch.Tensor) for t in found.values()):
+        inside = short(", ".join(map(str, list(found)[:5]))) if isinstance(found, Mapping) else "no dictionary"
         raise AssetError(
-            f"{name} is refused: it holds {inside}; expected tensors by name, alone or under one of "
-            f"{', '.join(WRAPPERS)}.{needs if objects else ''} Nothing in it was run; {advice}."
+            f"{name} is refused: it holds {inside or 'nothing'}; expected tensors by name, alone or under one of "
+            f"{', '.join(WRAPPERS)}. Nothing in it was run; {advice}."
         )
-    return {str(key): tensor for key, tensor in found.items()}, left_out
+    return dict(found)
 
 
-def _is_tensor(value: object) -> bool:
-    # Sparse, nested, quantized and storage-less tensors are not what a layer can be given.
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not (value.is_nested or value.is_quantized)
-    )
-
-
-def _read(file: Path | bytes) -> tuple[object, list[str]]:
-    """What a file holds, and the names that something inert took the place of."""
-    if isinstance(file, Path) and file.suffix == ".safetensors":
+def _read(file: Path | BytesIO):
+    suffix = getattr(file, "suffix", "")
+    if suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(file), []
-    if isinstance(file, Path) and file.suffix == ".npz":
+        return load_file(file)
+    if suffix == ".npz":
         with np.load(file, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}, []
-    names = _names_in(file)
-    if harmful := next((name for name in names if name.partition(".")[0] in _REFUSED), ""):
-        where = "the file" if isinstance(file, bytes) else file.name
-        raise AssetError(
-            f"{where} is refused: it names {harmful}, which can run any code and which no weights need; nothing in it "
-            "was run. Delete it and get the published file."
-        )
-    # Mapped, so that two copies of the weights need no memory twice; files from before torch 1.6 cannot be.
-    mapped = isinstance(file, Path) and zipfile.is_zipfile(file)
-    with torch.serialization.safe_globals([Inert, *((_INERT, name) for name in names)]):
-        opened = io.BytesIO(file) if isinstance(file, bytes) else file
-        return torch.load(opened, map_location="cpu", weights_only=True, mmap=mapped), sorted(names)
-
-
-def _names_in(file: Path | bytes) -> list[str]:
-    """Names of the classes and functions that a file asks for, beside those that torch allows in weights."""
-    with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as content:
-        if not zipfile.is_zipfile(content):
-            # Before torch 1.6: a magic number, a version, facts of the machine, and what was saved, a pickle each. The
-            # last is looked through as if it were in a file of today.
-            content.seek(0)
-            for _ in range(4):
-                start = content.tell()
-                deque(pickletools.genops(content), maxlen=0)
-            size = content.tell() - start
-            content.seek(start)
-            pickled, content = content.read(size), io.BytesIO()
-            with zipfile.ZipFile(content, "w") as archive:
-                archive.writestr("archive/data.pkl", pickled)
-                archive.writestr("archive/version", "3\n")
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    with open(file, "rb") if isinstance(file, Path) else file as content:
+        inert = [(_INERT, name) for name in _names_in(content)]
         content.seek(0)
-        return torch.serialization.get_unsafe_globals_in_checkpoint(content)
+        # Torch looks its own names up before these, and refuses those of os and sys.
+        with torch.serialization.safe_globals([Inert, *inert]):
+            return torch.load(content, map_location="cpu", weights_only=True)
 
 
-def program_kind(path: Path) -> str:
-    """Return "TorchScript" or "ExportedProgram" for a file that holds a program; else ""."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {name.partition("/")[2] for name in archive.namelist()} | set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return ""
-    if "constants.pkl" in members and any(name.startswith("code/") for name in members):
-        return "TorchScript"
-    exported = "serialized_exported_program.json" in members or any(name.startswith("models/") for name in members)
-    return "ExportedProgram" if exported else ""
+def _names_in(content) -> set[str]:
+    """Names of the classes and functions that an open file of torch asks for."""
+    n_pickles = 4  # before torch 1.6: a magic number, a version, facts of the machine, and what was saved
+    if zipfile.is_zipfile(content):
+        with zipfile.ZipFile(content) as archive:
+            member = next(member for member in archive.namelist() if member.endswith("data.pkl"))
+            content, n_pickles = BytesIO(archive.read(member)), 1
+    content.seek(0)
+    return set().union(*(get_globals_in_pkl(content) for _ in range(n_pickles)))
 
 
-def read_layers_model(members: Mapping[str, bytes], folder: str) -> dict[str, torch.Tensor]:
+def read_layers_model(members: Mapping[str, bytes], folder: str) -> State:
     """Read the weights of a TensorFlow.js layers model by name; `folder` is where in the archive model.json lies."""
     weights = {}
     for group in json.loads(members[folder + "model.json"])["weightsManifest"]:
@@ -177,3 +107,37 @@ def read_layers_model(members: Mapping[str, bytes], folder: str) -> dict[str, to
         parts = torch.from_numpy(values).split([int(np.prod(shape)) for shape in shapes.values()])
         weights |= {name: part.reshape(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
     return weights
+
+
+def without_prefixes(state: Mapping[str, torch.Tensor]) -> State:
+    """Take off the prefixes of wrappers, where all names have them."""
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), ""):
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    return dict(state)
+
+
+def fit(module: nn.Module, state: Mapping[str, torch.Tensor], what: str, file: str, advice: str = SAVE_AGAIN) -> None:
+    """Give a module all of its weights, or raise AssetError: how many do not fit, and the first three.
+
+    `what` and `file` are what the message calls network and file; `advice` is what it says to do.
+    """
+    own = module.state_dict()
+    both = own.keys() & state.keys()
+    problems = {
+        # Counters of training steps are not weights; half of all exporters leave them out.
+        "missing": [key for key in own if key not in both and not key.endswith("num_batches_tracked")],
+        "unexpected": [key for key in state if key not in both],
+        "of another shape": [
+            f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
+            for key in own
+            if key in both and state[key].shape != own[key].shape
+        ],
+    }
+    parts = [
+        f"{len(keys)} of {len(own)} keys {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for kind, keys in problems.items()
+        if keys
+    ]
+    if parts:
+        raise AssetError(f"{file} does not fit {what}: {'; '.join(parts)}; {advice}.")
+    module.load_state_dict(state, strict=False)

@@ -16,23 +16,12 @@ FOLDER = "weights"
 
 
 def local_file(card: PublishedCard) -> Path | None:
-    """Return the weight file in the folder "weights" of the data folder (--data, DR_DATA); None if it has none.
-
-    Raises
-    ------
-    AssetError
-        The data folder was named and is not a folder.
-    """
+    """Return the weight file in DIR/weights (--data DIR, DR_DATA), else in the hub's cache; nothing is fetched."""
     folder = data_dir()
-    if folder is None:
-        return None
-    return next((path for file in card.files if (path := folder / FOLDER / file).is_file()), None)
-
-
-def _at_hand(card: PublishedCard) -> Path | None:
-    """The weight file in your folder or in the hub's cache; nothing is fetched."""
-    if (path := local_file(card)) or not card.hub:
+    if folder and (path := next((p for file in card.files if (p := folder / FOLDER / file).is_file()), None)):
         return path
+    if not card.hub:
+        return None
     import huggingface_hub
 
     cached = huggingface_hub.try_to_load_from_cache(card.hub, card.hub_file, revision=card.revision or None)
@@ -40,13 +29,7 @@ def _at_hand(card: PublishedCard) -> Path | None:
 
 
 def weights_file(card: PublishedCard) -> Path:
-    """Return the weight file, fetched from the hub if need be.
-
-    Raises
-    ------
-    AssetError
-        Not in the folder and not to be had from the hub; the message names the file, its source and its place.
-    """
+    """Return the weight file, fetched from the hub if need be; AssetError with the steps to get it if it cannot be."""
     if path := local_file(card):
         return path
     why = ""
@@ -58,8 +41,7 @@ def weights_file(card: PublishedCard) -> Path:
                 return Path(huggingface_hub.hf_hub_download(card.hub, card.hub_file, revision=card.revision or None))
         except Exception as error:  # the client's errors have no common ancestor
             why = f", and the hub does not give them ({type(error).__name__}: {short(error, 100)})"
-    folder = data_dir()
-    looked = f"not in {folder / FOLDER}" if folder else "no data folder is set"
+    looked = f"not in {folder / FOLDER}" if (folder := data_dir()) else "no data folder is set"
     raise AssetError(
         f"the weights of {card.name} ({card.file}) are not here: {looked}{why}. To get them: "
         f"{'; '.join(card.steps)}; then name DIR: --data DIR, or DR_DATA=DIR."
@@ -69,15 +51,11 @@ def weights_file(card: PublishedCard) -> Path:
 def file_hash(card: PublishedCard, *, fetch: bool = True) -> str:
     """Return the SHA-256 of a network's weight file, remembered by the file's size and time of change.
 
-    Of a file that has been taken away since, the remembered hash is returned; one that was never here is fetched.
-
-    Raises
-    ------
-    AssetError
-        It was never here, and cannot be fetched or must not be.
+    Of a file that has been taken away since, the remembered hash is returned; one that was never here is fetched, or
+    AssetError is raised if it must not be.
     """
     key = store.key_of({"weight file": card.file})
-    known, path = store.read("weights", key), _at_hand(card)
+    known, path = store.read("weights", key), local_file(card)
     if path is None and known:
         return known.about["sha256"]
     if path is None and not fetch:
@@ -95,7 +73,7 @@ def file_hash(card: PublishedCard, *, fetch: bool = True) -> str:
 
 def missing_weights(names: Iterable[str]) -> list[str]:
     """Return the weight files of the paper's networks among `names` that are neither here nor on a hub within reach."""
-    lacking = [PAPER[name] for name in names if name in PAPER and not state(PAPER[name]).startswith("present")]
+    lacking = [PAPER[name] for name in names if name in PAPER and not local_file(PAPER[name])]
     if any(card.hub for card in lacking):
         with hub_within_reach() as reachable:
             lacking = [card for card in lacking if not (card.hub and reachable)]
@@ -106,34 +84,24 @@ def state(card: PublishedCard) -> str:
     """Say in a few words whether the weights are here; nothing is fetched."""
     if local_file(card):
         return "present"
-    if not card.hub:
-        return "manual download"
     size = "" if card.megabytes is None else f" ({card.megabytes:g} MB)"
-    return "present (hub cache)" if _at_hand(card) else f"fetched from the hub at first use{size}"
+    return f"fetched from the hub at first use{size}" if card.hub else "manual download"
 
 
 def table() -> str:
-    """Return the table of the paper's networks, what is here, and exact steps for what you have to fetch.
-
-    Raises
-    ------
-    AssetError
-        The data folder was named and is not a folder.
-    """
+    """Return the table of the paper's networks, what is here, and exact steps for what you have to fetch."""
     states = {name: state(card) for name, card in PAPER.items()}
-    rows = [
-        f"{name:20}{card.width:7}  {card.training:13}{card.upstream:13}{f'{card.top1:.1%}' if card.top1 else '-':>6}  "
-        f"{card.file:64}{states[name]}"
-        for name, card in PAPER.items()
-    ]
-    n_own = sum(not card.extra for card in PAPER.values())
-    here = sum(words.startswith("present") for words in states.values())
+    n_extra = sum(card.extra for card in PAPER.values())
     lines = [
-        f"The paper's {n_own} networks, and {len(rows) - n_own} extras of the published code", "",
-        f"{'name':20}neurons  {'training':13}{'upstream':13} top-1  {'weights (file)':64}state", *rows[:n_own], "",
-        *rows[n_own:], "",
-        f"{here} of {len(rows)} have their weights here; those on the hub are fetched when first used.",
+        f"The paper's {len(PAPER) - n_extra} networks, then {n_extra} extras of the published code", "",
+        f"{'name':20}neurons  {'training':13}{'upstream':13} top-1  {'weights (file)':64}state",
     ]  # fmt: skip
+    for name, card in PAPER.items():
+        top1 = f"{card.top1:.1%}" if card.top1 else "-"
+        facts = f"{name:20}{card.width:7}  {card.training:13}{card.upstream:13}{top1:>6}"
+        lines.append(f"{facts}  {card.file:64}{states[name]}")
+    here = sum(words == "present" for words in states.values())
+    lines += ["", f"{here} of {len(PAPER)} have their weights here; those on the hub are fetched when first used."]
     wanted = [card for name, card in PAPER.items() if states[name] == "manual download"]
     # Some have an address of their own, others share a folder.
     files = {card.address: ", ".join(c.file for c in wanted if c.address == card.address) for card in wanted}

@@ -22,83 +22,37 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class NetworkCard:
-    """What is known about a network before it is loaded.
+    """What is known about a network before it is loaded."""
 
-    Attributes
-    ----------
-    name, title : str
-        The name it is loaded by, and the one for figures.
-    width : int
-        D, the number of neurons of the layer that is read: the penultimate one, or a middle layer.
-    family : str
-        Architecture, such as "resnet".
-    training : str
-        "standard", "adversarial", "mrl" or "narrow"; "own" for a user's weights; "layer" for a middle layer of any.
-    upstream : str
-        What it was trained on, such as "imagenet1k".
-    kind : str
-        "imagenet", "small" for networks trained by the suite itself, or "own" for a user's.
-    source, licence : str
-        Where the weights come from and under which terms.
-    top1 : float or None
-        Published ImageNet-1k top-1 accuracy in [0, 1]; None where no figure is published.
-    robust_of : str
-        For an adversarially trained network, the name of its standard counterpart; empty for others.
-    side : int or None
-        Pixels: the one side of input images that it takes; None where it takes any, and the profile decides.
-    """
-
-    name: str
-    title: str
-    width: int
-    family: str
-    training: str
-    upstream: str
-    kind: str
-    source: str
+    name: str  # that it is loaded by
+    title: str  # for figures
+    width: int  # D, the neurons of the layer that is read: the penultimate one, or a middle layer
+    family: str  # architecture, such as "resnet"
+    training: str  # standard, adversarial, mrl or narrow; own for a user's weights; layer for a middle layer of any
+    upstream: str  # what it was trained on, such as "imagenet1k"
+    kind: str  # imagenet, small for networks trained by the suite itself, or own for a user's
+    source: str  # where the weights come from, and under which terms:
     licence: str
-    top1: float | None
-    robust_of: str = ""
-    side: int | None = None
+    top1: float | None  # published ImageNet-1k accuracy in [0, 1]; None where no figure is published
+    robust_of: str = ""  # of an adversarially trained network: its standard counterpart
+    side: int | None = None  # pixels, if it takes images of one side only; None: the profile decides
 
 
 @dataclass(eq=False)
 class Network:
-    """A network with its own normalisation, from RGB images in [0, 1] to features; weights are loaded at first use.
-
-    Parameters
-    ----------
-    card : NetworkCard
-        Its `width` is the number of features.
-    body : nn.Module, optional
-        From normalised images [B, 3, H, W] to features [B, width]; a `Tapped` one knows its head too.
-    mean, std : three floats
-        Per channel in the order `channel_order`, in units of `value_range`: the body gets (x - mean) / std.
-    channel_order : {"RGB", "BGR"}
-        Order that the body was trained with.
-    value_range : float
-        What white is before the normalisation: 1 or 255.
-    load : callable, optional
-        Gives the body at first use.
-    hash_weights : callable, optional
-        Gives the hash of the weights without loading them. By default they are loaded and hashed.
-    structure : str
-        What decides the features beside weights and preprocessing: the architecture, and the layer that is read.
-    """
+    """A network with its own normalisation, from RGB images in [0, 1] to features; weights are loaded at first use."""
 
     card: NetworkCard
-    body: InitVar = None
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    body: InitVar = None  # from normalised images [B, 3, H, W] to features [B, width]; a `Tapped` one knows its head
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the body gets (x - mean) / std, per channel,
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    channel_order: str = "RGB"
-    value_range: float = 1.0
-    load: Callable[[], nn.Module] | None = None
-    hash_weights: Callable[[], str] | None = None
-    structure: str = ""
+    channel_order: str = "RGB"  # in this order, or in BGR,
+    value_range: float = 1.0  # and with white at this value, 1 or 255
+    load: Callable[[], nn.Module] | None = None  # gives the body at first use
+    hash_weights: Callable[[], str] | None = None  # without loading them; by default they are loaded and hashed
+    structure: str = ""  # what decides the features besides: the architecture, and the layer that is read
 
     def __post_init__(self, body):
-        if self.channel_order not in ("RGB", "BGR"):
-            raise ValueError(f"channel_order must be 'RGB' or 'BGR'; got {self.channel_order!r}.")
         self.load = self.load or (lambda: body)
 
     @property
@@ -134,23 +88,12 @@ class Network:
 
         return Backbone(self.load(), self.width, self.preprocessing).eval().requires_grad_(False)
 
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """What of the weight file is not used."""
-        return tuple(getattr(self.module.body, "left_out", ()))
-
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Compute features [B, width] of RGB images [B, 3, H, W] in [0, 1]."""
         return self.module(images)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute class scores, [B, 1000] for ImageNet-1k networks.
-
-        Raises
-        ------
-        ValueError
-            The network has no linear head.
-        """
+        """Compute class scores [B, C]; ValueError if the network has no linear head."""
         if self.module.head is None:
             raise ValueError(f"network {self.card.name!r} has no linear head; use its features or train a probe.")
         return self.module.head(self.module(images))

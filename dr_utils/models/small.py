@@ -54,25 +54,16 @@ def weights_path(name: str, folder: Path | str = WEIGHTS) -> Path:
 
 
 def read_card(name: str, folder: Path | str = WEIGHTS) -> Card | None:
-    """Read a card; None if there is none.
-
-    Raises
-    ------
-    AssetError
-        It is not JSON, fields are missing or unknown, or it is another network's.
-    """
+    """Read a card; None if there is none, AssetError if it is damaged."""
     path = card_path(name, folder)
     if not path.is_file():
         return None
     try:
-        card = Card(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        return Card(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
         raise AssetError(
             f"the card {path.name} is damaged ({error}); train {name} again or restore the file."
         ) from error
-    if card.name != name:
-        raise AssetError(f"the card {path.name} is that of {card.name!r}; restore the file.")
-    return card
 
 
 @cache

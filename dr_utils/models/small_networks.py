@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from dr_utils.checks import short, unknown
-from dr_utils.models.layouts import RELEASES, fit
+from dr_utils.checks import unknown
+from dr_utils.models.files import RELEASES, fit
 from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD
 from dr_utils.models.small import IMAGES_SIDE, WEIGHTS, Card, read_card, weights_path
 from dr_utils.store import AssetError, sha256_of
@@ -21,16 +21,9 @@ VIT_PATCH, VIT_NEURONS_PER_HEAD, VIT_MLP_RATIO = 4, 64, 2
 
 
 class SmallNetwork(nn.Module):
-    """A body up to the penultimate layer, and one linear head or nested ones.
+    """A body from normalised images [B, 3, 32, 32] to penultimate features [B, D], and one linear head or nested ones.
 
-    Attributes
-    ----------
-    body : nn.Module
-        From normalised images [B, 3, 32, 32] to penultimate features [B, D].
-    heads : nn.ModuleList of nn.Linear
-        In order of how many features they read; the last one reads all.
-    width : int
-        D.
+    `heads` are in order of how many features they read; the last one reads all.
     """
 
     def __init__(self, body: nn.Module, recipe):
@@ -57,20 +50,10 @@ class SmallNetwork(nn.Module):
 
 
 def build(recipe) -> SmallNetwork:
-    """Build a network with the first weights of its seed, in training mode.
+    """Build the network of a recipe (of `dr_utils.zoo`, or of a card) with its seed's first weights, to be trained.
 
     The trunk's weights are drawn before the heads', so that networks of one trunk and seed start from the same trunk
     whatever reads it. The global random state is left as it was.
-
-    Parameters
-    ----------
-    recipe : dr_utils.zoo.Recipe, or the recipe of a card
-        Read are name, family, widths, trunk_width, head_reads, nesting, n_classes and seed.
-
-    Raises
-    ------
-    ValueError
-        Unknown family, or heads that read more features than the trunk has.
     """
     if recipe.family not in _TRUNKS:
         raise unknown("family", recipe.family, _TRUNKS)
@@ -88,13 +71,7 @@ def build(recipe) -> SmallNetwork:
 
 
 def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork, Card]:
-    """Load a trained network, in evaluation mode and float32, with its card.
-
-    Raises
-    ------
-    AssetError
-        No card or no weight file, a weight file whose hash is not the card's, or weights that do not fit the network.
-    """
+    """Load a trained network, in evaluation mode with its card; AssetError if it is not what was stored."""
     card, path = read_card(name, folder), weights_path(name, folder)
     if card is None or not path.is_file():
         raise AssetError(
@@ -106,10 +83,7 @@ def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork,
             f"{path.name}: expected SHA-256 {card.sha256}, found {found}; the file is truncated or changed: "
             "install the package again, or restore the file."
         )
-    try:
-        network = build(SimpleNamespace(**card.recipe))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise AssetError(f"{name}: its weights or its card do not fit this release ({short(error)}).") from error
+    network = build(SimpleNamespace(**card.recipe))
     fit(network, {key: tensor.float() for key, tensor in load(data).items()}, name, path.name, RELEASES)
     return network.eval(), card
 
@@ -121,8 +95,6 @@ def _keep_first(trunk: nn.Sequential, k: int) -> None:
     gradient and change no other: the network is the one that computes all features and reads `k`, in fewer bytes.
     """
     conv, norm = trunk[-5], trunk[-4]
-    if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
-        raise ValueError("only networks of the ResNet families have narrow last layers.")
     conv.out_channels = norm.num_features = k
     conv.weight = nn.Parameter(conv.weight.detach()[:k].clone())
     for name in ("weight", "bias"):

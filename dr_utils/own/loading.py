@@ -33,7 +33,7 @@ class Source:
 
 
 def load(
-    model: str | Path | nn.Module = "",
+    model: str | nn.Module = "",
     data: str | Path = "",
     *,
     checkpoint: str | Path | None = None,
@@ -44,13 +44,12 @@ def load(
     limit: int | None = None,
     seed: int = 0,
     device: str = "auto",
-    trust: bool = False,
 ) -> Source:
     """Open one's own network and images and extract features, or read ready-made ones.
 
     Parameters
     ----------
-    model, checkpoint, layer, trust
+    model, checkpoint, layer
         As `dr_utils.models.own.open_model` takes them.
     data : str or path
         The name of a task of the suite, an image folder, or a Hugging Face dataset saved on disk.
@@ -81,7 +80,7 @@ def load(
     # The network first: a slip in its name is told before thousands of pictures are decoded.
     if isinstance(layer, int):  # a numbered layer, as -p layer 20 reads it
         layer = str(layer)
-    network = open_model(model, checkpoint=checkpoint, layer=layer, trust=trust)
+    network = open_model(model, checkpoint=checkpoint, layer=layer)
     if str(data) in available_tasks():
         train_images, test_images = registry_images(str(data), limit=limit, seed=seed)
     else:

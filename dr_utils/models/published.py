@@ -1,0 +1,238 @@
+"""The published networks: their modules, and the way from the names and axes of their weight files to a module's."""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dr_utils import fetch, store
+from dr_utils.models.backbone import weight_hash
+from dr_utils.models.cards import ARCHIVES, PublishedCard
+from dr_utils.models.files import RELEASES, State, fit, read_layers_model, read_weights, without_prefixes
+from dr_utils.models.listing import weights_file
+from dr_utils.store import AssetError
+
+N_CLASSES = 1000
+NESTED = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+
+# ---------------------------------------------------------------- modules
+
+
+def build(card: PublishedCard) -> tuple[nn.Module, str]:
+    """Return a network's module with random weights, and the name of its last linear layer."""
+    if card.layout in ("timm", "augreg", "lite"):
+        import timm
+
+        # The files of the AugReg bucket have ImageNet-1k heads; those of the hub have what timm's configuration says.
+        classes = {"num_classes": N_CLASSES} if card.layout == "augreg" else {}
+        module = timm.create_model(card.architecture, pretrained=False, **classes)
+        return module, module.pretrained_cfg["classifier"]
+    from torchvision import models
+
+    if card.architecture == "wide_resnet50_4":
+        module = models.ResNet(models.resnet.Bottleneck, [3, 4, 6, 3], width_per_group=64 * 4)
+    else:
+        module = models.get_model(card.architecture, weights=None)
+    if card.layout == "keras":
+        _as_keras_has_it(module)
+    if card.layout == "matryoshka":
+        _as_the_release_has_it(module, card)
+    return module, "fc" if hasattr(module, "fc") else f"classifier.{len(module.classifier) - 1}"
+
+
+def _as_keras_has_it(resnet: nn.Module) -> None:
+    """As He et al. (2015) first had it: the first 1 x 1 convolution of a stage has the stride, not the 3 x 3 one."""
+    for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
+        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    for module in resnet.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+
+
+def _as_the_release_has_it(resnet: nn.Module, card: PublishedCard) -> None:
+    """As in github.com/RAIVNLab/MRL (Kusupati et al. 2022, "Matryoshka representation learning").
+
+    Its training is that of github.com/libffcv/ffcv-imagenet: every convolution of stride 2 with 16 input channels or
+    more has a fixed blur before it (Zhang 2019, "Making convolutional networks shift-invariant again").
+    """
+    for name, part in list(resnet.named_modules()):
+        if isinstance(part, nn.Conv2d) and max(part.stride) > 1 and part.in_channels >= 16:
+            resnet.set_submodule(name, BlurredConv(part))
+    resnet.fc = NestedLinear() if card.training == "mrl" else FirstLinear(card.width, N_CLASSES)
+
+
+class BlurredConv(nn.Module):
+    """A strided convolution after a binomial 3 x 3 blur of each of its input channels, [B, C, H, W] as before it."""
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        self.conv = conv
+        row = torch.tensor([1.0, 2.0, 1.0])
+        self.register_buffer("blur_filter", (torch.outer(row, row) / 16).expand(conv.in_channels, 1, 3, 3).clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(F.conv2d(x, self.blur_filter, padding=1, groups=self.conv.in_channels))
+
+
+class FirstLinear(nn.Linear):
+    """A linear layer on the first `in_features` of features [B, D]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x[:, : self.in_features])
+
+
+class NestedLinear(nn.Module):
+    """The heads of a Matryoshka network, each on the first neurons; the scores are those of the widest."""
+
+    def __init__(self):
+        super().__init__()
+        for i, width in enumerate(NESTED):
+            self.add_module(f"nesting_classifier_{i}", nn.Linear(width, N_CLASSES))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return list(self.children())[-1](x)
+
+
+# ---------------------------------------------------------------- weights
+
+
+def load(module: nn.Module, card: PublishedCard) -> None:
+    """Give a module the published weights; AssetError if they cannot be had, or are not those published."""
+    if card.name in ARCHIVES:
+        fit(module, _converted(module, card), card.name, card.file, RELEASES)
+        return
+    path = weights_file(card)
+    advice = f"get the published {card.file}" + (f" ({card.address})" if card.address else "")
+    state = read_layout(card, read_weights(path, advice=advice), module)
+    fit(module, state, f"{card.name} ({card.architecture})", path.name, advice)
+
+
+def _converted(module: nn.Module, card: PublishedCard) -> State:
+    """The converted weights of an archive: stored ones, else converted, checked and stored."""
+    key = store.key_of({"weights of": card.name, "sha256": card.weight_hash})
+    if stored := store.read("weights", key):
+        return {name: torch.tensor(array) for name, array in stored.arrays.items()}
+    archive = fetch.fetch(card.archive)
+    if card.layout == "keras":
+        state = read_layers_model(fetch.read_members(archive), card.member)
+    else:
+        state = read_weights(BytesIO(fetch.read_member(archive, card.member)), card.member)
+    state = read_layout(card, state, module)
+    state = {name: tensor.contiguous() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    if (found := weight_hash(state)) != card.weight_hash:
+        raise AssetError(
+            f"{card.name}: the converted weights have SHA-256 {found}, expected {card.weight_hash}; {RELEASES}."
+        )
+    store.write("weights", key, about={"network": card.name}, arrays={k: tensor.numpy() for k, tensor in state.items()})
+    return state
+
+
+def read_layout(card: PublishedCard, state: State, module: nn.Module) -> State:
+    """Bring the tensors of a published file into the names and axes of a module, for `fit`."""
+    if card.layout == "lite":  # other names than timm's, in the same order
+        return dict(zip(module.state_dict(), state.values(), strict=True))
+    if card.layout == "keras":
+        return _keras(state, module)
+    if card.layout == "augreg":
+        return _augreg(state, module)
+    state = _robust(card, state) if card.layout == "robust" else without_prefixes(state)
+    return _vgg(state, module) if (card.layout, card.family) == ("timm", "vgg16") else state
+
+
+def rename(state: State, rules: dict[str, str]) -> State:
+    """Replace, rule after rule, what a pattern matches in the names."""
+    renamed = {}
+    for key, tensor in state.items():
+        for pattern, replacement in rules.items():
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = tensor
+    return renamed
+
+
+# torchvision's VGG16 has linear layers where timm has convolutions over the whole map, of the same weights.
+_VGG_NAMES = {
+    r"^classifier\.0\.": "pre_logits.fc1.",
+    r"^classifier\.3\.": "pre_logits.fc2.",
+    r"^classifier\.6\.": "head.fc.",
+}
+
+
+def _vgg(state: State, module: nn.Module) -> State:
+    state, own = rename(state, _VGG_NAMES), module.state_dict()
+    for key in state.keys() & own.keys():
+        if key.startswith("pre_logits.") and state[key].numel() == own[key].numel():
+            state[key] = state[key].reshape(own[key].shape)
+    return state
+
+
+def _keras(weights: State, module: nn.Module) -> State:
+    """Keras' names: stages are numbered from 2, blocks are letters, and so are the branches in them."""
+    names = [("conv1", "bn1", "conv1", "bn_conv1")]
+    for stage in range(1, 5):
+        for block, _ in enumerate(module.get_submodule(f"layer{stage}")):
+            ours, theirs = f"layer{stage}.{block}", f"{stage + 1}{'abcdef'[block]}_branch"
+            for i, branch in enumerate("abc", start=1):
+                names.append((f"{ours}.conv{i}", f"{ours}.bn{i}", f"res{theirs}2{branch}", f"bn{theirs}2{branch}"))
+            if block == 0:
+                names.append((f"{ours}.downsample.0", f"{ours}.downsample.1", f"res{theirs}1", f"bn{theirs}1"))
+    state = {"fc.weight": weights["fc1000/kernel"].T, "fc.bias": weights["fc1000/bias"]}
+    for conv, norm, keras_conv, keras_norm in names:
+        state[f"{conv}.weight"] = weights[f"{keras_conv}/kernel"].permute(3, 2, 0, 1)
+        state[f"{norm}.weight"] = weights[f"{keras_norm}/gamma"]
+        state[f"{norm}.bias"] = weights[f"{keras_norm}/beta"]
+        # torchvision's convolutions have no bias; the normalisation subtracts it with the mean.
+        state[f"{norm}.running_mean"] = weights[f"{keras_norm}/moving_mean"] - weights[f"{keras_conv}/bias"]
+        state[f"{norm}.running_var"] = weights[f"{keras_norm}/moving_variance"]
+    return state
+
+
+def _robust(card: PublishedCard, state: State) -> State:
+    """The names of the robustness library (github.com/MadryLab/robustness), which saves a network with its attacker.
+
+    Under DataParallel there are the network, its normalisation, and the attacker with the same tensors once more.
+    Architectures that the library does not have itself, VGG16 among them, are wrapped again: module.model.model.*.
+    """
+    state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    for what in ("mean", "std"):
+        found, expected = state.pop(f"normalizer.new_{what}", None), torch.tensor(getattr(card, what))
+        if found is None or not torch.allclose(found.flatten().float(), expected, rtol=0, atol=1e-6):
+            raise AssetError(
+                f"{card.file}: module.normalizer.new_{what} is not {card.name}'s {what}, {getattr(card, what)}; get "
+                "the published file."
+            )
+    own = {key: tensor for key, tensor in state.items() if not key.startswith("attacker.")}
+    return without_prefixes({key.removeprefix("model."): tensor for key, tensor in own.items()})
+
+
+# As in github.com/google-research/vision_transformer (Steiner et al. 2022, "How to train your ViT?"), a JAX program:
+# axes are the other way round, and each attention head has axes of its own. A file saved in the midst of training has
+# the optimizer's state beside the weights.
+_AUGREG_NAMES = {
+    r"^opt/target/": "", r"^cls$": "cls_token", r"^embedding/": "patch_embed.proj.",
+    r"^Transformer/posembed_input/pos_embedding$": "pos_embed", r"^Transformer/encoder_norm/": "norm.",
+    r"^Transformer/encoderblock_(\d+)/": r"blocks.\1.", r"LayerNorm_0/": "norm1.", r"LayerNorm_2/": "norm2.",
+    r"MlpBlock_3/Dense_0/": "mlp.fc1.", r"MlpBlock_3/Dense_1/": "mlp.fc2.",
+    r"MultiHeadDotProductAttention_1/out/": "attn.proj.", r"MultiHeadDotProductAttention_1/(\w+)/": r"attn.\1.",
+    r"^head/": "head.", r"(scale|kernel)$": "weight",
+}  # fmt: skip
+
+
+def _augreg(arrays: State, module: nn.Module) -> State:
+    arrays = {key: array for key, array in arrays.items() if not key.startswith("opt/state/")}
+    state = rename(arrays, _AUGREG_NAMES)
+    for key, array in state.items():
+        if key == "patch_embed.proj.weight":
+            array = array.permute(3, 2, 0, 1)
+        elif ".attn." in key and array.ndim > 1:
+            array = array.flatten(0, 1) if ".proj." in key else array.flatten(-2)
+        state[key] = array.T if array.ndim == 2 and key.endswith(".weight") else array
+    for i in range(len(module.blocks)):
+        for kind in ("weight", "bias"):
+            parts = [f"blocks.{i}.attn.{part}.{kind}" for part in ("query", "key", "value")]
+            if all(part in state for part in parts):
+                state[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat([state.pop(part) for part in parts])
+    return state

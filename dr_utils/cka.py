@@ -20,30 +20,16 @@ NEGLIGIBLE = 1e-12
 
 
 def linear_cka(x, y, *, estimator: str = "biased") -> float:
-    """Return the linear centred kernel alignment of two representations of the same images, computed in float64.
+    """Return the linear centred kernel alignment of two representations of the same n images, `x` [n, D1], `y` [n, D2].
 
-    Parameters
-    ----------
-    x, y : arrays of shape [n, D1], [n, D2]
-        Features of the same n images, one row each.
-    estimator : {"biased", "debiased"}
-        "biased" is ``||Xc'Yc||^2 / (||Xc'Xc|| ||Yc'Yc||)`` with centred columns, in [0, 1] (Kornblith et al. 2019).
-        "debiased" puts the unbiased HSIC_1 (Song et al. 2012, eq. 5) in place of each of the three terms, as Nguyen
-        et al. 2021 do, and lies in [-1, 1] up to rounding.
+    "biased" is ``||Xc'Yc||^2 / (||Xc'Xc|| ||Yc'Yc||)`` with centred columns, in [0, 1] (Kornblith et al. 2019).
+    "debiased" puts the unbiased HSIC_1 (Song et al. 2012, eq. 5) in place of each of the three terms, as Nguyen et al.
+    2021 do, and lies in [-1, 1] up to rounding. Sums are in float64.
 
-    Returns
-    -------
-    float
-        NaN where it is undefined: one representation is constant over the images or, for "debiased", its self-HSIC
-        is not positive (a neuron that is active on one image only, for instance).
+    NaN says that it is undefined: one representation is constant over the images or, for "debiased", its self-HSIC is
+    not positive (a neuron that is active on one image only, for instance). An unknown estimator, different numbers of
+    images, fewer than 2 images (4 for "debiased") and features with NaN raise ValueError.
 
-    Raises
-    ------
-    ValueError
-        Unknown estimator, different numbers of images, fewer than 2 images (4 for "debiased"), NaN.
-
-    Examples
-    --------
     >>> x = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 3.0]])
     >>> round(linear_cka(x, x[:, :1]), 3), round(linear_cka(x, 5 - 2 * x), 3)
     (0.878, 1.0)
@@ -69,19 +55,11 @@ def linear_cka(x, y, *, estimator: str = "biased") -> float:
 
 
 class CKAStatistics:
-    """Sum over images, batch by batch, what the CKA of all subsets of a layer follows from.
+    """Sum over images, batch by batch, what the CKA of all subsets of a layer of `width` neurons follows from.
 
-    Parameters
-    ----------
-    width : int
-        Neurons in the layer, D.
-    estimators : sequence of {"biased", "debiased"}
-        Which matrices will be asked for. "debiased" keeps three D x D float64 matrices, "biased" alone one.
-    device : str or torch.device
-        Where the sums are kept: NumPy's on the "cpu", torch's on a device that offers float64, such as "cuda".
+    `estimators` says which matrices will be asked for: "debiased" keeps three D x D float64 matrices, "biased" alone
+    one. They are NumPy's on the "cpu", torch's on a `device` that offers float64, such as "cuda".
 
-    Examples
-    --------
     >>> x = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 3.0]])
     >>> q = CKAStatistics(2).update(x[:3]).update(x[3:]).matrix("biased")
     >>> part_whole(q, [[0], [0, 1]]).round(3)
@@ -156,7 +134,7 @@ def part_whole(q: np.ndarray, subsets: Sequence) -> np.ndarray:
     """Return the CKA [P] of each subset of a layer's neurons with the whole layer; NaN as in `linear_cka`.
 
     `q` [D, D] is that of `CKAStatistics.matrix`. Each of the P `subsets` is an int array of distinct neurons or a bool
-    mask [D]; what is neither, and a `q` that is not square and finite, raises ValueError.
+    mask [D]; what is neither raises ValueError.
 
     >>> part_whole(np.diag([3.0, 1.0]), [[0], [0, 1]]).round(3)
     array([0.866, 1.   ])
@@ -213,8 +191,6 @@ def _debias(product: float, k: np.ndarray, m: np.ndarray) -> float:
 def _products(q, subsets: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the subsets as masks a [P, D], the products a'Q [P, D], and sqrt(a'Qa) [P], NaN where it is zero."""
     q = np.asarray(q, dtype=np.float64)
-    if q.ndim != 2 or q.shape[0] != q.shape[1] or q.size == 0 or not np.isfinite(q).all():
-        raise ValueError(f"Q must be a finite square matrix [D, D] from CKAStatistics.matrix; got {q.shape}.")
     masks = np.zeros((len(subsets), len(q)))
     for row, subset in zip(masks, subsets, strict=True):
         row[check_subset(subset, len(q))] = 1.0

@@ -16,8 +16,7 @@ RULES = ("first", "nearest")
 TOLERANCE = 1e-9
 
 # Up to 6 seeds all 462 or fewer resamples are listed; beyond, this many are drawn.
-MOST_SEEDS_LISTED = 6
-N_DRAWS = 4000
+MOST_SEEDS_LISTED, N_DRAWS = 6, 4000
 
 
 def diffused_redundancy(fractions, performance, full, delta: float, *, rule: str = "first") -> float:
@@ -25,12 +24,10 @@ def diffused_redundancy(fractions, performance, full, delta: float, *, rule: str
 
     Parameters
     ----------
-    fractions : array of shape [F]
-        Shares of the layer, in (0, 1], distinct, in any order.
-    performance : array of shape [F] or [F, seeds]
-        Accuracy of the subsets, or CKA with the whole layer. Averaged over seeds.
+    fractions, performance : arrays of shape [F] and [F] or [F, seeds]
+        Shares of the layer, distinct, in (0, 1], and accuracy of the subsets or CKA with the whole layer.
     full : float or array of shape [seeds]
-        Performance of the whole layer, T(g); 1 for CKA. Averaged over seeds.
+        Performance of the whole layer, T(g); 1 for CKA. Both are averaged over seeds.
     delta : float
         Tolerance in (0, 1]: the share of T(g) that must be kept.
     rule : {"first", "nearest"}

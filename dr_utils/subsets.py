@@ -91,34 +91,19 @@ class Projection:
 
     def transform(self, x, n_components: int | None = None) -> np.ndarray:
         """Project features [n, D] of any split to float32 [n, K], or to the first `n_components` of the K columns."""
-        x = np.asarray(x, dtype=np.float64)
-        check_features(x, allow_constant=True)
-        if x.shape[1] != len(self.mean):
-            raise ValueError(f"features must have {len(self.mean)} columns as in the fit; got {x.shape[1]}.")
-        return ((x - self.mean) @ self.matrix[:, :n_components]).astype(np.float32)
+        x = np.asarray(x, dtype=np.float64) - self.mean
+        return (x @ self.matrix[:, :n_components]).astype(np.float32)
 
 
 def fit_projection(kind: str, x_train, *, seed: int = 0) -> Projection:
     """Fit a projection on train features [n, D] of a task, as in Appendix D and Fig. 14 of the paper.
 
-    It has D components, or for PCA on n <= D samples n - 1, the most that centred samples span; `note` then says so.
-    The first k columns of what `transform` returns are the projection to k dimensions.
+    `kind` is "pca" (components by falling variance), "pca_least" (by rising variance), "projection_gaussian" or
+    "projection_uniform" (random square matrices with columns of unit length, which torch draws by `seed`; the uniform
+    one is the published code's, whose positive columns are highly correlated). It has D components, or for PCA on
+    n <= D samples n - 1, the most that centred samples span. The first k columns of what `transform` returns are the
+    projection to k dimensions. Unknown kinds, NaN, constant features and PCA of one sample raise ValueError.
 
-    Parameters
-    ----------
-    kind : {"pca", "pca_least", "projection_gaussian", "projection_uniform"}
-        Components by falling or by rising variance, or random square matrices with columns of unit length; the uniform
-        one is the published code's, whose positive columns are highly correlated.
-    seed : int
-        Of the random projections, which torch draws.
-
-    Raises
-    ------
-    ValueError
-        Unknown kind, features with NaN, constant features (fewer than 2 samples among them for PCA).
-
-    Examples
-    --------
     >>> x = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
     >>> fit_projection("pca", x).transform(x, 1).round(3).ravel()
     array([-2.121, -0.707,  0.707,  2.121], dtype=float32)

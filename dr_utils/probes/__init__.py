@@ -19,17 +19,9 @@ __all__ = ["ProbeResult", "choose_alpha", "fit_probes", "fit_ridge"]
 class ProbeResult:
     """What P probes over C classes learned, and how well they do on the test set.
 
-    Attributes
-    ----------
-    accuracy, per_class_accuracy : float arrays of shape [P] and [P, C]
-        Share of test samples classified correctly, and of those of each class; NaN for a class that the set lacks.
-    weights : list of P float arrays of shape [C, k]
-        Each probe's weights on its own neurons, in the order of its subset.
-    bias : float array of shape [P, C]
-    subsets : list of P int arrays
-        The neurons of each probe.
-    width : int
-        D, the number of columns of the features.
+    `accuracy` [P] is the share of test samples classified correctly, `per_class_accuracy` [P, C] that of each class,
+    NaN for one that the set lacks. `weights`, P arrays [C, k], are in the order of the neurons in `subsets`; `bias` is
+    [P, C], and `width` the number of columns of the features, D.
     """
 
     accuracy: np.ndarray
@@ -100,11 +92,11 @@ def fit_probes(
     device : str or torch.device, optional
         Where to train, the CPU by default.
     held_out : float
-        Above 0, that share of train (stratified, the same for all probes) is held out, and each probe ends with the
-        weights of the epoch that is first to be best on it, as in the published code.
+        Share of train, drawn from each class, by which a probe's best epoch is chosen, the first of equals, as in the
+        published code; with 0 it is the last epoch.
     memory : int, optional
-        Bytes of device memory to use; by default most of what is free on a CUDA device, no limit on the CPU. Probes
-        that do not fit take turns, and features that do not fit are read batch by batch, with the same results.
+        Bytes of device memory to use, most of what is free by default. Probes that do not fit take turns, and features
+        that do not fit are read batch by batch, with the same results.
     x_epochs, on_epoch : callable, optional
         `x_epochs` returns the train features [n, D] of an epoch, 0 .. epochs - 1, where images are augmented anew; one
         call feeds all probes. `on_epoch` is called with (epochs done, epochs) after each epoch.
@@ -145,10 +137,7 @@ def fit_probes(
     for epoch in range(epochs):
         if x_epochs is not None:
             trainer.x = None  # there is not room for the features of two epochs
-            shown = np.asarray(x_epochs(epoch))
-            if shown.shape != x_train.shape:
-                raise ValueError(f"x_epochs({epoch}) must give features of shape {x_train.shape}; got {shown.shape}.")
-            trainer.load(shown)
+            trainer.load(x_epochs(epoch))
         trainer.epoch(samples, epoch, lr * gamma ** (epoch // step_epochs))
         if held_out:
             best = _better(best, _scored(*trainer.probes(), subsets, x_held, y_held, device))
@@ -172,16 +161,14 @@ def fit_ridge(x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *
     """Fit one ridge probe per subset of neurons, in closed form.
 
     Minimises ``||Y - X W' - b||^2 + alpha ||W||^2`` in float64 with Y one-hot and b not penalised, which is
-    scikit-learn's `Ridge(alpha)`; a sample is given the class of its largest output. `alpha` is in squared units of the
-    features. Other arguments and errors are those of `fit_probes`; `alpha` not above 0 raises ValueError.
+    scikit-learn's `Ridge(alpha)`; a sample is given the class of its largest output. `alpha`, above 0, is in squared
+    units of the features. Other arguments and errors are those of `fit_probes`.
 
     >>> x, y = np.array([[0.0, 1.0], [1.0, 1.0], [4.0, 1.0], [5.0, 0.0]]), np.array([0, 0, 1, 1])
     >>> fit_ridge(x, y, x, y, subsets=[[0, 1], [1]]).accuracy
     array([1.  , 0.75])
     """
     x_train, y_train, x_test, y_test, subsets, n_classes = _checked(x_train, y_train, x_test, y_test, subsets)
-    if not alpha > 0:
-        raise ValueError(f"alpha must be above 0, so that the Gram matrix can be factorised; got {alpha}.")
     x, targets, mean, centre = _centred(x_train, y_train, n_classes, slice(None))
     cross = x.T @ targets
     weights: list[np.ndarray] = [np.empty(0)] * len(subsets)

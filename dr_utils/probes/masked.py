@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -149,10 +149,7 @@ class Block:
 class Trainer:
     """All probes of a grid: what is on the device when, and an epoch of SGD; arguments are those of `fit_probes`."""
 
-    def __init__(
-        self, x: np.ndarray, y: np.ndarray, subsets: Sequence[np.ndarray], seeds: Sequence[int], n_classes: int, *,
-        batch_size: int, momentum: float, weight_decay: float, device, memory: int | None,
-    ):  # fmt: skip
+    def __init__(self, x, y, subsets, seeds, n_classes, *, batch_size, momentum, weight_decay, device, memory):
         self.device, self.stored = torch.device(device), torch.float16 if x.dtype == np.float16 else torch.float32
         self.y = torch.as_tensor(y, device=self.device, dtype=torch.int64)
         self.batch_size, self.momentum, self.weight_decay = batch_size, momentum, weight_decay
@@ -160,8 +157,7 @@ class Trainer:
         if memory is None and not on_cpu:
             torch.cuda.empty_cache()  # what extraction left behind counts as taken otherwise
             memory = int(USABLE_SHARE * torch.cuda.mem_get_info(self.device)[0])
-        sizes = (x.shape[1], n_classes, batch_size, 4)
-        budget = math.inf if memory is None else memory
+        sizes, budget = (x.shape[1], n_classes, batch_size, 4), math.inf if memory is None else memory
         resident, waves = plan_waves(subsets, seeds, x.size * self.stored.itemsize, budget, *sizes)
         self.resident = resident and not on_cpu  # on the CPU features are where they are, in memory or in a file
         # A step's products are too small to share among cores; the probes of a seed, on one core, are not.

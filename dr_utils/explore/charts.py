@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 import bqplot as bq
 import ipywidgets as widgets
@@ -11,49 +10,40 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from dr_utils.plots import PALETTE
+from dr_utils.plots import PALETTE, looks
 
-COLOURS = [to_hex(colour) for colour in PALETTE]
+BLUE, ORANGE, RED = (to_hex(PALETTE[i]) for i in (0, 1, 3))
+GREY = "#777777"  # seen on white and on black
 # Line style, and what a table shows in its colour; each style is for one more curve of the same colour.
 STYLES = (("solid", "&#9632;"), ("dashed", "&#9633;"), ("dotted", "&#9670;"), ("dash_dotted", "&#9671;"))
-GREY = "#777777"  # seen on white and on black
-MARGIN = {"top": 12, "bottom": 44, "left": 56, "right": 16}
-LOG_TICKS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MOST_CLASSES = 16
 
 
-@dataclass(frozen=True)
-class Stroke:
-    """Colour and line style of one curve, and `swatch`, the sign of both in a table (HTML)."""
+def strokes(names: Iterable[str], palette: Mapping[str, object] | None = None) -> dict[str, tuple[str, str, str]]:
+    """Return colour, line style and sign in a table (HTML) of each name; equal colours differ in style.
 
-    colour: str
-    style: str
-    swatch: str
-
-
-def strokes(names: Iterable[str], palette: Mapping[str, object] | None = None) -> dict[str, Stroke]:
-    """Return a stroke for each name: its colour in `palette`, else the palette's next one in the order given."""
-    names, drawn = list(names), []
-    for i, name in enumerate(names):
-        colour = to_hex(palette[name]) if palette and name in palette else COLOURS[i % len(COLOURS)]
-        style, sign = STYLES[sum(stroke.colour == colour for stroke in drawn) % len(STYLES)]
-        drawn.append(Stroke(colour, style, f"<span style='color:{colour}'>{sign}</span>"))
-    return dict(zip(names, drawn, strict=True))
+    The colour is the name's in `palette`, else the next one of the look of figures.
+    """
+    names, found = list(names), {}
+    colours = looks(names)["palette"] | dict(palette or {})
+    for name in names:
+        colour = to_hex(colours[name])
+        style, sign = STYLES[sum(other == colour for other, *_ in found.values()) % len(STYLES)]
+        found[name] = colour, style, f"<span style='color:{colour}'>{sign}</span>"
+    return found
 
 
 class Chart(widgets.VBox):
-    """Axes with a heading above them; `figure.marks` are set by subclasses."""
+    """Axes with a heading above them; subclasses set `figure.marks`."""
 
-    def __init__(self, x_label: str, y_label: str, *, x: bq.Scale | None = None, ylim=(0, 1), height: int = 270):
-        self.x = bq.LinearScale() if x is None else x
-        self.y = bq.LinearScale(min=0.0) if ylim is None else bq.LinearScale(min=float(ylim[0]), max=float(ylim[1]))
+    def __init__(self, x_label: str, y_label: str, x: bq.Scale, *, ylim=(0, 1), height: int = 270, bottom: int = 44):
+        self.x, self.y = x, bq.LinearScale(min=float(ylim[0]), max=float(ylim[1])) if ylim else bq.LinearScale(min=0.0)
         self.scales = {"x": self.x, "y": self.y}
         self.x_axis = bq.Axis(scale=self.x, label=x_label, label_color=GREY, grid_lines="none", label_offset="32px")
         self.y_axis = bq.Axis(scale=self.y, label=y_label, label_color=GREY, side="left", label_offset="42px")
-        if ylim and tuple(ylim) == (0, 1):
-            self.y_axis.tick_values, self.y_axis.tick_format = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], ".1f"
         self.figure = bq.Figure(
-            axes=[self.x_axis, self.y_axis], fig_margin=MARGIN, padding_x=0.0, padding_y=0.0, animation_duration=0,
+            axes=[self.x_axis, self.y_axis], padding_x=0.0, padding_y=0.0, animation_duration=0,
+            fig_margin={"top": 12, "bottom": bottom, "left": 56, "right": 16},
             layout=widgets.Layout(width="auto", height=f"{height}px", min_width="280px"),
         )  # fmt: skip
         self.heading = widgets.HTML()
@@ -65,110 +55,89 @@ class Chart(widgets.VBox):
 
     def line(self, *colours: str, **options) -> bq.Lines:
         """Return a line in these axes, or one for each colour."""
-        empty = {"x": [0.0], "y": [np.nan], "scales": self.scales, "colors": list(colours), "stroke_width": 2}
-        return bq.Lines(**empty | options)
-
-    def ticks(self, x: Sequence[float]) -> None:
-        """Set limits and round tick values for these x."""
-        low, high = float(np.min(x)), float(np.max(x))
-        logarithmic = isinstance(self.x, bq.LogScale)
-        # Space for a marker at either end.
-        margin = 0.02 * (high - low)
-        self.x.min, self.x.max = (low * 0.9, high * 1.08) if logarithmic else (low - margin, high + margin)
-        if logarithmic:
-            ticks = [t for t in LOG_TICKS if low * 0.9 <= t <= high] if high <= 1 else sorted({float(v) for v in x})
-            shown = ticks[-1:]
-            for tick in ticks[::-1]:  # about eight labels fit
-                if tick * (high / low) ** (1 / 9) <= shown[-1] and tick < shown[-1]:
-                    shown.append(tick)
-            self.x_axis.tick_values, self.x_axis.tick_format = shown, "~g"
+        return bq.Lines(**{"x": [0.0], "y": [np.nan], "scales": self.scales, "colors": colours} | options)
 
 
 class CurveChart(Chart):
     """Curves with bands, and on each a point that the slider moves; the x axis is logarithmic with `log`."""
 
     def __init__(self, x_label: str, y_label: str, *, log: bool = False, **options):
-        super().__init__(x_label, y_label, x=bq.LogScale() if log else None, **options)
+        super().__init__(x_label, y_label, bq.LogScale() if log else bq.LinearScale(), **options)
+        self._log = log
 
-    def show(self, curves: Mapping[str, pd.DataFrame], strokes: Mapping[str, Stroke]) -> None:
-        """Draw other curves: columns x, mean, low, high, rising in x; low and high are NaN where not known."""
-        nothing = pd.DataFrame({"x": [0.01, 1.0], "high": 1.0, "mean": 1.0})
-        everything = pd.concat(curves.values()) if curves else nothing
-        self.ticks(everything["x"])
-        self._top = self.y.max if self.y.max is not None else 1.05 * everything[["mean", "high"]].max(axis=None)
-        self._names, marks = list(curves), []
-        for name, c in curves.items():
-            colour = strokes[name].colour
+    def show(self, curves: pd.DataFrame, strokes: Mapping[str, tuple]) -> None:
+        """Draw other curves: columns x, mean, low, high, by hue; low and high are NaN where not known."""
+        self._names, marks = list(curves.index.unique("hue")), []
+        if not self._names:
+            self.figure.marks = []
+            return
+        self._set_x(curves["x"].min(), curves["x"].max())
+        self._top = self.y.max if self.y.max is not None else 1.05 * curves[["mean", "high"]].max(axis=None)
+        for name in self._names:
+            c, (colour, style, _) = curves.xs(name).sort_values("x"), strokes[name]
             if c["low"].notna().any():
                 marks.append(self.line(colour, colour, x=c["x"], y=[c["low"], c["high"]], opacities=[0.0, 0.0],
                                        fill="between", fill_colors=[colour], fill_opacities=[0.18, 0.18]))  # fmt: skip
-            marks.append(self.line(colour, x=c["x"], y=c["mean"], line_style=strokes[name].style))
-        colours = [strokes[name].colour for name in curves] or [GREY]
+            marks.append(self.line(colour, x=c["x"], y=c["mean"], line_style=style))
+        colours = [strokes[name][0] for name in self._names]
         self._cursor = self.line(GREY, stroke_width=1)
         self._bars = self.line(*colours)
-        self._levels = self.line(*colours, stroke_width=1.2, line_style="dashed")
-        self._falls = self.line(*colours, stroke_width=1.2, line_style="dotted")
+        self._levels = self.line(*colours, stroke_width=1.2, line_style="dotted")
         self._points = bq.Scatter(x=[0.0], y=[np.nan], scales=self.scales, colors=colours, default_size=70,
                                   stroke="white")  # fmt: skip
-        self.figure.marks = [self._cursor, *marks, self._levels, self._falls, self._bars, self._points]
+        self.figure.marks = [self._cursor, *marks, self._levels, self._bars, self._points]
+
+    def _set_x(self, low: float, high: float) -> None:
+        """Set the x axis to these values, with space for a marker at either end; a logarithmic one gets round ticks."""
+        margin = 0.02 * (high - low)
+        self.x.min, self.x.max = (low * 0.9, high * 1.08) if self._log else (low - margin, high + margin)
+        if self._log:
+            ticks = [digit * 10.0**power for power in range(-5, 6) for digit in (1, 2, 5)]
+            ticks = [tick for tick in ticks if self.x.min <= tick <= self.x.max]
+            # More than eight labels would touch each other.
+            self.x_axis.tick_values = ticks if len(ticks) <= 8 else [t for t in ticks if f"{t:e}"[0] == "1"]
+            self.x_axis.tick_format = "~g"
 
     def move(self, at: pd.DataFrame, cursor: float | None, levels: pd.DataFrame | None = None) -> None:
         """Put points on the curves (`at`: x, mean, low, high by name; no point without a row) and the cursor at an x.
 
-        `levels` (height, x by name) adds a horizontal line at this height, and one that falls from there at x.
+        `levels` (height, x by name) adds a horizontal line at this height that falls to the axis at x.
         """
         if not self._names:
             return
         at = at.reindex(self._names)
         _set(self._cursor, [np.nan if cursor is None else cursor] * 2, [0.0, self._top])
         _set(self._points, at["x"], at["mean"])
-        _set(self._bars, _pairs(at["x"], at["x"]), _pairs(at["low"], at["high"]))
+        _set(self._bars, at[["x", "x"]], at[["low", "high"]])
         if levels is not None:
-            levels = levels.reindex(self._names)
-            ends = np.full(len(levels), self.x.min), np.full(len(levels), self.x.max)
-            _set(self._levels, _pairs(*ends), _pairs(levels["height"], levels["height"]))
-            _set(self._falls, _pairs(levels["x"], levels["x"]), _pairs(0 * levels["height"], levels["height"]))
-
-
-def _pairs(start, end) -> np.ndarray:
-    """Two ends for each of n lines, [n, 2]."""
-    return np.stack([np.asarray(start, dtype=float), np.asarray(end, dtype=float)], axis=1)
-
-
-def _set(mark: bq.Mark, x, y) -> None:
-    """Move a mark with one message to the browser."""
-    with mark.hold_sync():
-        mark.x, mark.y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+            levels = levels.reindex(self._names).assign(left=self.x.min, zero=0.0)
+            _set(self._levels, levels[["left", "x", "x"]], levels[["height", "height", "zero"]])
 
 
 class DrawsChart(Chart):
     """Histogram of the similarities drawn so far, with the newest draw and the expectation."""
 
     def __init__(self) -> None:
-        super().__init__("linear CKA of part and whole", "draws", ylim=None)
-        self.x.min, self.x.max = 0.0, 1.0
+        super().__init__("linear CKA of part and whole", "draws", bq.LinearScale(min=0.0, max=1.0), ylim=None)
         self.x_axis.num_ticks, self.y_axis.tick_format = 5, "d"
-        self._bars = bq.Bars(x=[0.5], y=[0.0], scales=self.scales, colors=[COLOURS[0]], opacities=[0.6], padding=0.05)
-        self._expected = self.line(COLOURS[1], stroke_width=2.5, line_style="dashed")
-        self._newest = self.line(COLOURS[3], stroke_width=2.5)
+        self._bars = bq.Bars(x=[0.5], y=[0.0], scales=self.scales, colors=[BLUE], opacities=[0.6], padding=0.05)
+        self._expected = self.line(ORANGE, stroke_width=2.5, line_style="dashed")
+        self._newest = self.line(RED, stroke_width=2.5)
         self.figure.marks = [self._bars, self._expected, self._newest]
 
-    def show(self, values: Sequence[float], expected: float, newest: float) -> None:
-        """Draw the histogram of `values`; NaN is left out."""
-        values = np.asarray(values, dtype=float)
-        values = values[np.isfinite(values)]
-        around = np.append(values, [v for v in (expected, newest) if np.isfinite(v)])
+    def show(self, values: list[float], expected: float) -> None:
+        """Draw the histogram of `values`, the newest last, without NaN, the CKA of silent neurons."""
+        around = np.array([*values, expected])
+        around = around[np.isfinite(around)]
         if not len(around):
             return
-        middle, half = (around.min() + around.max()) / 2, max(0.012, 0.6 * np.ptp(around))
-        low, high = float(middle - half), float(min(1.0, middle + half))
+        low, high = around.min() - 0.01, min(1.0, around.max() + 0.01)
         counts, edges = np.histogram(values, bins=24, range=(low, high))
-        most = int(counts.max(initial=1))
-        with self.x.hold_sync(), self.y.hold_sync():
-            self.x.min, self.x.max, self.y.max = low, high, most * 1.15
+        most = max(1, int(counts.max()))
+        self.x.min, self.x.max, self.y.max = low, high, most * 1.15
         self.y_axis.tick_values = sorted({0, most // 2, most})
         _set(self._bars, (edges[:-1] + edges[1:]) / 2, counts)
-        for mark, x in ((self._expected, expected), (self._newest, newest)):
+        for mark, x in ((self._expected, expected), (self._newest, values[-1])):
             _set(mark, [x, x], [0.0, most * 1.15])
 
 
@@ -176,22 +145,23 @@ class ClassChart(Chart):
     """Accuracy of each class: the full layer's as bars, and in front of it the subset's."""
 
     def __init__(self) -> None:
-        super().__init__("", "accuracy of the class", x=bq.OrdinalScale(), height=300)
+        super().__init__("", "accuracy of the class", bq.OrdinalScale(), height=300, bottom=84)
         self.x_axis.tick_rotate, self.x_axis.tick_style = -35, {"text-anchor": "end"}
-        self.figure.fig_margin = MARGIN | {"bottom": 84}
         self._full = bq.Bars(x=[""], y=[0.0], scales=self.scales, colors=[GREY], opacities=[0.45], padding=0.15)
-        self._part = bq.Scatter(x=[""], y=[np.nan], scales=self.scales, colors=[COLOURS[1]], default_size=80,
+        self._part = bq.Scatter(x=[""], y=[np.nan], scales=self.scales, colors=[ORANGE], default_size=80,
                                 marker="diamond")  # fmt: skip
         self.figure.marks = [self._full, self._part]
 
     def show(self, classes: pd.DataFrame) -> int:
         """Draw accuracies (columns part, full), of many classes those that lose most; return how many are shown."""
         if len(classes) > MOST_CLASSES:
-            lost = (classes["full"] - classes["part"]).sort_values(ascending=False)
-            classes = classes.loc[lost.index[:MOST_CLASSES]]
-        names = [str(name) for name in classes.index]
-        with self._full.hold_sync(), self._part.hold_sync():
-            if list(self._full.x) != names:
-                self._full.x, self._part.x = names, names
-            self._full.y, self._part.y = classes["full"].to_numpy(), classes["part"].to_numpy()
+            classes = classes.loc[(classes["full"] - classes["part"]).nlargest(MOST_CLASSES).index]
+        for mark, column in ((self._full, "full"), (self._part, "part")):
+            _set(mark, classes.index.astype(str), classes[column])
         return len(classes)
+
+
+def _set(mark: bq.Mark, x, y) -> None:
+    """Move a mark with one message to the browser."""
+    with mark.hold_sync():
+        mark.x, mark.y = np.asarray(x), np.asarray(y, dtype=float)

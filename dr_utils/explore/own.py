@@ -13,7 +13,7 @@ from IPython.display import HTML
 from dr_utils.cka import CKAStatistics
 from dr_utils.datasets import DataWarning
 from dr_utils.explore.explorer import Explorer
-from dr_utils.explore.readout import CONTROL, headless, per_cent, table
+from dr_utils.explore.sliding import CONTROL, headless, per_cent, table
 from dr_utils.own import Answer, load
 
 FIELDS = {
@@ -24,78 +24,60 @@ FIELDS = {
     "features": "instead of the above: .npy, .npz, .safetensors or .parquet",
     "labels": "of these features, where the file does not hold them",
 }
+HEAD = ("keep", "neurons", "of the layer", "accuracy", "full layer", "kept (test)", "saved", "kB per 1,000 samples",
+        "probe parameters")  # fmt: skip
 
 
 def recommendation_table(answer: Answer) -> str:
     """The recommendation as HTML."""
-    head = ["keep", "neurons", "of the layer", "accuracy", "full layer", "kept (test)", "saved", "kB per 1,000 samples",
-            "probe parameters"]  # fmt: skip
     rows = []
     for r in answer.recommendation().itertuples():
         spread = "" if pd.isna(r.std) else f" ± {r.std:.3f}"
+        fraction, kept, saved = (per_cent(round(share, 3)) for share in (r.fraction, r.kept, r.saved))
         rows.append([
-            per_cent(r.keep), f"<b>{r.neurons}</b> of {answer.width}", per_cent(round(r.fraction, 3)),
-            f"{r.accuracy:.3f}{spread}", f"{r.full:.3f}", per_cent(round(r.kept, 3)), per_cent(round(r.saved, 3)),
-            f"{r.kilobytes:,} of {r.kilobytes_full:,}", f"{r.parameters:,} of {r.parameters_full:,}",
+            per_cent(r.keep), f"<b>{r.neurons}</b> of {answer.width}", fraction, f"{r.accuracy:.3f}{spread}",
+            f"{r.full:.3f}", kept, saved, f"{r.kilobytes:,} of {r.kilobytes_full:,}",
+            f"{r.parameters:,} of {r.parameters_full:,}",
         ])  # fmt: skip
-    return table(head, rows, name="dr-recommendation")
+    return table(HEAD, rows, name="dr-recommendation")
 
 
 class OwnForm(widgets.VBox):
     """Fields for network and data, a button, and the answer.
 
-    Parameters
-    ----------
-    given : mapping of str to object
-        What the fields hold at first, by the names of `FIELDS`; None is empty.
-    options : mapping
-        Further keyword arguments of `dr_utils.own.load` (resolution, limit, seed, device).
-    solver : {"sgd", "ridge"}
-    seeds : sequence of int
-
-    Attributes
-    ----------
-    answer : Answer or None
-        Of the last press of the button that ended well.
-    error : Exception or None
-        What the last press ended with.
+    `given` holds what the fields hold at first, by the names of `FIELDS`; `options` are further arguments of
+    `dr_utils.own.load`, and `measuring` (solver, seeds) those of its answer. `answer` is that of the last press of the
+    button that ended well, `error` what the last press ended with.
     """
 
-    def __init__(self, given: Mapping[str, object], options: Mapping[str, object], *, solver: str = "sgd", seeds=(1,)):
+    def __init__(self, given: Mapping[str, object], options: Mapping[str, object], **measuring):
         self.answer: Answer | None = None
         self.error: Exception | None = None
-        self._options, self._measuring = dict(options), {"solver": solver, "seeds": list(seeds)}
+        self._given, self._options, self._measuring = given, options, measuring
         self.fields = {
             name: widgets.Text(
                 value=str(given.get(name) or ""), description=name, placeholder=hint, continuous_update=False, **CONTROL
             )
             for name, hint in FIELDS.items()
         }
-        # An object, such as an nn.Module, is not text: it is kept as given until its field is changed.
-        self._objects = {n: (str(v), v) for n, v in given.items() if v is not None and not isinstance(v, str)}
         self.button = widgets.Button(description="measure", button_style="primary", icon="play")
         self.status, self.result = widgets.HTML(), widgets.VBox()
         self.button.on_click(lambda _: self.measure())
         super().__init__([*self.fields.values(), self.button, self.status, self.result])
 
-    def _given(self, name: str):
-        text = self.fields[name].value.strip()
-        shown, given = self._objects.get(name, (None, None))
-        return given if shown == text else text or None
+    def _value(self, name: str):
+        """A field's text; an object, such as an nn.Module, is kept as given until its field is changed."""
+        text, given = self.fields[name].value.strip(), self._given.get(name)
+        return given if given is not None and text == str(given) else text
 
     def measure(self) -> None:
         """Extract, measure and show; what goes wrong is shown where the button is."""
         self.button.disabled, self.status.value, self.error = True, "measuring ...", None
         try:
-            chosen = {name: self._given(name) for name in FIELDS}
-            chosen |= {name: chosen[name] or "" for name in ("model", "data")}
             with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("ignore")
                 warnings.simplefilter("always", DataWarning)
-                source = load(**chosen, **self._options)
-            about_data = [w for w in caught if issubclass(w.category, DataWarning)]
-            notes = "".join(f"<br>Note: {html.escape(str(w.message))}" for w in about_data)
-            for other in (w for w in caught if w not in about_data):
-                warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+                source = load(**{name: value for name in FIELDS if (value := self._value(name))}, **self._options)
             self.answer = source.answer(**self._measuring, device=self._options.get("device", "auto"))
         except (ValueError, RuntimeError, OSError) as error:
             self.status.value, self.error = f"<b>Error:</b> {html.escape(str(error))}", error
@@ -106,7 +88,7 @@ class OwnForm(widgets.VBox):
         self.status.value = (
             f"<b>{html.escape(title)}</b>, {self.answer.width} neurons, {len(source.train.y)} train and "
             f"{len(source.test.y)} test samples: sizes chosen on a held-out quarter of train, accuracies on test."
-            + notes
+            + "".join(f"<br>Note: {html.escape(str(warning.message))}" for warning in caught)
         )
         x = source.test.x
         q = CKAStatistics(x.shape[1], estimators=("biased",)).update(x).matrix()
@@ -115,13 +97,9 @@ class OwnForm(widgets.VBox):
 
 
 def own_form(given: Mapping[str, object], options: Mapping[str, object], **measuring):
-    """Return the form with the answer for what is given; without a person, raise what goes wrong, and show the table.
+    """Return the form with the answer for what is given, and what to display.
 
-    Returns
-    -------
-    form : OwnForm
-    shown : OwnForm or HTML
-        What to display.
+    That is the form; without a person, the table, and what goes wrong is raised.
     """
     form = OwnForm(given, options, **measuring)
     form.measure()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 
 import ipywidgets as widgets
 import numpy as np
@@ -11,9 +12,65 @@ import pandas as pd
 from IPython.display import HTML
 from pandas.api.types import is_float_dtype
 
-from dr_utils.checks import unknown
-from dr_utils.explore import readout
-from dr_utils.explore.charts import COLOURS, CurveChart, strokes
+from dr_utils.explore.charts import CurveChart, strokes
+
+HEADLESS = "DR_HEADLESS"  # set where notebooks are executed without a person
+CONTROL = {"style": {"description_width": "8.5em"}, "layout": {"width": "auto", "min_width": "300px"}}
+CHOSEN: dict[tuple, dict] = {}  # the choices last made in each widget: a cell run again goes on from there
+
+
+def per_cent(share: float) -> str:
+    """Return a share as people say it: 0.2 is "20 %"."""
+    return f"{100 * share:.4g} %"
+
+
+def with_spread(mean: float, low: float, high: float, interval: bool = False) -> str:
+    """Return a mean as HTML, with its standard deviation or the ends of its interval; alone where they are NaN."""
+    if np.isnan(mean):
+        return ""
+    spread = f" [{low:.2f}, {high:.2f}]" if interval else f" ± {high - mean:.3f}"
+    return f"<b>{mean:.3f}</b>" + (spread if low <= high else "")
+
+
+def stops(values: Iterable[float]) -> list[tuple[str, float]]:
+    """Return labels and values for a slider, rising: per cent where all lie between 0 and 1."""
+    values = sorted(values)
+    label = per_cent if values[0] >= 0 and values[-1] <= 1 else "{:g}".format
+    return [(label(value), value) for value in values]
+
+
+def nearest(options: Sequence[tuple[str, float]], wanted: float | None) -> float:
+    """Return the value of these options that is nearest to `wanted`; of None, the middle one."""
+    values = [value for _, value in options]
+    return values[len(values) // 2] if wanted is None else min(values, key=lambda value: abs(value - wanted))
+
+
+def side_by_side(*parts: widgets.Widget) -> widgets.Box:
+    """Return a row that wraps where the page is narrow."""
+    return widgets.Box(parts, layout=widgets.Layout(display="flex", flex_flow="row wrap", width="100%"))
+
+
+def table(head: Iterable[str], rows: Iterable[Sequence[str]], name: str = "dr-readout") -> str:
+    """Return a table as HTML; the cells are HTML already."""
+    cell = "style='padding:0 10px 0 0;text-align:left;white-space:nowrap;line-height:1.5'"
+    heads = "".join(f"<th scope='col' {cell}>{text}</th>" for text in head)
+    body = "".join("<tr>" + "".join(f"<td {cell}>{value}</td>" for value in row) + "</tr>" for row in rows)
+    return f"<div style='overflow-x:auto'><table class='{name}'><tr>{heads}</tr>{body}</table></div>"
+
+
+def headless() -> bool:
+    """Return whether this notebook is executed without a person in front of it."""
+    return os.environ.get(HEADLESS, "") not in ("", "0")
+
+
+def or_table(widget: widgets.Widget):
+    """Return the widget; without a person, its table and where its controls (`widget.controls`) stand."""
+    if not headless():
+        return widget
+    # A widget's own label is empty while it stands at its first option.
+    at = ", ".join(f"{w.description} {w.options[w.index][0]}" for w in widget.controls)
+    where = "Interactive in JupyterLab (<code>./run_all.sh --lab</code>); initial values:"
+    return HTML(f"<p>{where} {at}</p>{widget.readout.value}")
 
 
 def curve(
@@ -32,51 +89,29 @@ def curve(
     log: bool = False,
     ylim: tuple[float, float] | None = (0, 1),
     palette: Mapping[str, object] | None = None,
-    title: str = "",
     note: str = "",
 ):
     """Draw curves with a slider that moves a cursor along them, and a table of the values at the cursor.
 
-    Parameters
-    ----------
     rows : DataFrame
-        Tidy: one row per fact. Several rows at one place of the slider, such as one per seed, are averaged.
-    x, y : str
-        Columns of numbers: the axes. The x axis is logarithmic with ``log=True``; `ylim` None fits the values.
-    hue : str
-        Column that names the curves. Without a `palette` of colours by name, they follow the order of the rows.
-    menu : str, optional
-        Column whose values can be chosen from a menu, such as the model; each shows its own rows.
-    slider : str, optional
-        Column that the slider runs through; x by default. With another one, such as the fraction over an x of neurons,
-        every curve has its own point.
+        Tidy. Several rows at one place of the slider, such as one per seed, are averaged.
+    x, y, hue, menu, slider : str
+        Columns: the axes, the name of each curve, what is chosen from a menu, and what the slider runs through (x by
+        default; with another one, such as the fraction over an x of neurons, every curve has its own point).
     errorbar : "sd", str, (str, str) or None
-        Band and spread: one standard deviation over the rows at each place; or the column that holds one; or two
-        columns with the lower and the upper end. No band where it is not known, as with a single row.
+        Standard deviation over the rows at each place; the column that holds one; or the columns of both ends.
     columns : sequence of str, or mapping of str to str
         Further columns of the table, with a format such as ".1%" in a mapping. Floats are averaged, of everything else
         the first is shown.
-    at : sequence of float, optional
-        Where the slider stops; by default wherever the rows have a value.
-    start : float, optional
-        Where the slider begins, or at the stop nearest to it; the middle stop by default.
-    labels : mapping of str to str, optional
-        What columns are called on axes, controls and in the table; their own names by default.
-    title, note : str
-        Above the chart, and below everything.
+    at, start : sequence of float, float
+        Where the slider stops (by default wherever there are rows), and where it begins (in the middle).
+    labels, palette : mapping
+        What columns are called, and colours of curves, by name.
+    log, ylim, note
+        A logarithmic x axis; limits of y, None to fit the values; and a text below everything.
 
-    Returns
-    -------
-    SlidingCurve or HTML
-        The table alone where a notebook is executed without a person; a sentence where there are no rows.
+    Without a person in front of the notebook, the table alone is returned; without rows, a sentence.
 
-    Raises
-    ------
-    ValueError
-        A column that the rows lack.
-
-    Examples
-    --------
     >>> import pandas as pd
     >>> rows = pd.DataFrame({"fraction": [0.1, 0.1, 1.0, 1.0], "accuracy": [0.5, 0.7, 0.9, 0.9], "dataset": "digits"})
     >>> shown = curve(rows, x="fraction", y="accuracy", hue="dataset", start=0.1)
@@ -84,18 +119,12 @@ def curve(
     [0.6, 0.459, 0.741]
     """
     slider = slider or x
-    used = [x, y, hue, slider, *filter(None, [menu]), *columns]
-    used += [errorbar] if isinstance(errorbar, str) and errorbar != "sd" else []
-    used += list(errorbar) if isinstance(errorbar, tuple) else []
-    for name in used:
-        if name not in rows:
-            raise unknown("column", name, rows.columns)
     rows = rows.dropna(subset=[x, y])
     if rows.empty:
         return HTML("<p>This profile has no rows for this slider.</p>")
-    say = {name: name for name in used} | dict(labels or {})
+    say = {name: name for name in rows} | dict(labels or {})
     keys = [
-        (pd.Series("", rows.index) if menu is None else rows[menu]).rename("menu"),
+        (rows[menu] if menu else pd.Series("", rows.index)).rename("menu"),
         rows[hue].rename("hue"),
         rows[slider].astype(float).round(9).rename("at"),  # fractions read from CSV may miss each other by rounding
     ]
@@ -109,57 +138,43 @@ def curve(
         points["low"], points["high"] = points["mean"] - spread, points["mean"] + spread
     head = say[y] + ("" if points["low"].isna().all() else " [interval]" if interval else " ± 1 std")
     cells = pd.DataFrame(index=points.index, columns=pd.Index([], name=say[hue]))
-    cells[head] = [readout.with_spread(*point, interval) for point in points[["mean", "low", "high"]].to_numpy()]
-    formats = columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "")
-    for name, spec in formats.items():
+    cells[head] = [with_spread(*point, interval) for point in points[["mean", "low", "high"]].to_numpy()]
+    for name, spec in (columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "")).items():
         values = groups[name].mean() if is_float_dtype(rows[name]) else groups[name].first()
-        cells[say[name]] = [html.escape(readout.number(value, spec)) for value in values]
-    names = points.index.unique("hue")
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}  # the same for each choice of the menu
+        spec = spec or (".3f" if is_float_dtype(values) else "")
+        cells[say[name]] = ["" if pd.isna(value) else html.escape(f"{value:{spec}}") for value in values]
     chart = CurveChart(say[x], say[y], log=log, ylim=ylim, height=300)
-    chart.head(f"<b>{html.escape(title)}</b>" if title else "")
-    memory = readout.remembered(x, y, hue, menu, slider, title, note)
-    widget = SlidingCurve(points, cells, chart, palette=colours | dict(palette or {}), at=at, memory=memory,
-                          start=start, menu=say[menu] if menu else "", slider=say[slider])  # fmt: skip
+    widget = SlidingCurve(points, cells, chart, (x, y, hue, menu, slider, note), menu=say[menu] if menu else "",
+                          slider=say[slider], at=at, start=start, palette=palette)  # fmt: skip
     widget.children = [*widget.children, widgets.HTML(f"<small>{html.escape(note)}</small>")]
-    return readout.or_table(widget)
+    return or_table(widget)
 
 
 class SlidingCurve(widgets.VBox):
     """A menu and a slider over curves: `controls` are what a person moves, `chart` and `readout` what follows.
 
-    Parameters
-    ----------
-    points : DataFrame
-        Columns x, mean, low and high, by menu, hue (the curve's name) and at (the place of the slider).
-    cells : DataFrame
-        The table's cells (HTML) by the same keys.
-    chart : CurveChart
-    menu, slider : str
-        What the controls are called; no menu is shown without a name.
-    at, start, palette
-        As `curve` takes them.
-    memory : dict
-        Where choices are kept, from `dr_utils.explore.readout.remembered`.
+    `points` has columns x, mean, low and high by menu, hue (the curve's name) and at (the slider's place); `cells` has
+    the table's cells (HTML) by the same keys. Choices are remembered under `key`; the rest is as in `curve`.
     """
 
-    def __init__(self, points, cells, chart, *, menu: str, slider: str, at=None, start=None, palette=None, memory):
-        self._points, self._cells, self._at, self._memory = points, cells, at, memory
-        self._palette, self.chart = palette, chart
+    def __init__(self, points, cells, chart, key: tuple, *, menu, slider, at=None, start=None, palette=None):
+        self._points, self._cells, self._at, self.chart = points, cells, at, chart
+        self._memory = memory = CHOSEN.setdefault(key, {})
+        self._strokes = strokes(points.index.unique("hue"), palette)
         choices = list(points.index.unique("menu"))
         chosen = memory["menu"] if memory.get("menu") in choices else choices[0]
         options = [(str(choice), choice) for choice in choices]
-        self.menu = widgets.Dropdown(options=options, value=chosen, description=menu, **readout.CONTROL)
+        self.menu = widgets.Dropdown(options=options, value=chosen, description=menu, **CONTROL)
         self._shown = self._chosen()
         options = self._stops()
-        wanted = options[len(options) // 2][1] if start is None else start
-        self.slider = readout.selection(options, memory.get("at", wanted), slider)
+        value = nearest(options, memory.get("at", start))
+        self.slider = widgets.SelectionSlider(options=options, value=value, description=slider, **CONTROL)
         self.controls = [self.menu, self.slider] if menu else [self.slider]
         for control in self.controls:  # wide enough for the longer name
             control.style.description_width = f"{max(8.5, 0.55 * max(len(menu), len(slider)) + 1):g}em"
         self.readout = widgets.HTML()
         left = widgets.VBox([*self.controls, self.readout], layout=widgets.Layout(flex="1 1 360px"))
-        super().__init__([readout.side_by_side(left, chart)])
+        super().__init__([side_by_side(left, chart)])
         self._choose()
         self.slider.observe(lambda _: self._move(), "value")
         self.menu.observe(lambda _: self._choose(), "value")
@@ -173,38 +188,32 @@ class SlidingCurve(widgets.VBox):
         """Points of the curves to draw, by hue and at."""
         return self._points.xs(self.menu.value, level="menu")
 
-    def _row(self, name) -> list[str]:
+    def _row(self, name: str) -> list[str]:
         """A curve's cells of the table at the cursor."""
         key = self.menu.value, name, self.slider.value
-        if key in self._cells.index:
-            return list(self._cells.loc[key])
-        return ["not measured here"] + [""] * (self._cells.shape[1] - 1)
+        return list(self._cells.loc[key]) if key in self._cells.index else ["not measured here"]
 
     def _stops(self) -> list[tuple[str, float]]:
-        measured = sorted(self._shown.index.unique("at")) or [1.0]
-        chosen = [x for x in measured if self._at is None or np.isclose(x, self._at, rtol=1e-6).any()]
-        return readout.stops(chosen or measured)
+        measured = list(self._shown.index.unique("at"))
+        return stops([x for x in measured if self._at is None or np.isclose(x, self._at).any()] or measured or [1.0])
 
     def _choose(self) -> None:
-        self._redraw()
-        self._move()
-
-    def _redraw(self) -> None:
-        """Draw what is chosen."""
+        """Draw what is chosen, and let the slider stop where it was measured."""
         self._shown = self._chosen()
-        self._names = list(self._shown.index.unique("hue"))
-        self._strokes = strokes(self._names, self._palette)
-        self.chart.show({name: self._shown.xs(name).sort_values("x") for name in self._names}, self._strokes)
+        self.chart.show(self._shown, self._strokes)
         options, wanted = self._stops(), self.slider.value
         if list(self.slider.options) != options:
             self.slider.options = options
-            self.slider.value = readout.nearest(options, wanted)
+            self.slider.value = nearest(options, wanted)
+        self._move()
 
     def _move(self, levels: pd.DataFrame | None = None) -> None:
+        """Show the values at another stop."""
         found, at = self.values(), self.slider.value
         self._memory.update(menu=self.menu.value, at=at)
         # A cursor where all points are above each other; with a slider of its own, each curve has another x.
         self.chart.move(found, at if np.allclose(found["x"], at) else None, levels)
         # Every curve has its row, measured here or not: the table is the chart's legend.
-        rows = [[f"{self._strokes[name].swatch} {html.escape(str(name))}", *self._row(name)] for name in self._names]
-        self.readout.value = readout.table(map(html.escape, [self._cells.columns.name, *self._cells.columns]), rows)
+        names = self._shown.index.unique("hue")
+        rows = [[f"{self._strokes[name][2]} {html.escape(str(name))}", *self._row(name)] for name in names]
+        self.readout.value = table(map(html.escape, [self._cells.columns.name, *self._cells.columns]), rows)

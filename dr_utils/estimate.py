@@ -12,10 +12,9 @@ from dr_utils.datasets import available as available_tasks
 from dr_utils.device import pick_device
 from dr_utils.models import Network, check_network, load_model
 from dr_utils.probes import fit_probes
-from dr_utils.probes.masked import find_chunks
 from dr_utils.profiles import Profile
 from dr_utils.progress import clock, progress
-from dr_utils.subsets import PROJECTIONS, n_neurons, random_subsets
+from dr_utils.subsets import n_neurons, random_subsets
 
 # Which notebook a cell is first needed for; all notebooks share one computation of it.
 NOTEBOOKS = {
@@ -62,8 +61,7 @@ def count(profile: Profile, network: Network, task: str) -> dict:
     """Count what a cell takes; nothing is run.
 
     `forwards` are images through the network, `published_forwards` those if each probe ran it over every image of every
-    epoch, as the public code does; `bytes` are stored features, `flops` those of the products of probe training, and
-    `device_bytes` is what training all probes at once takes of a GPU's memory.
+    epoch, as the public code does; `bytes` are stored features, `flops` those of the products of probe training.
     """
     width, card, sizes = network.width, available_tasks()[task], profile.tasks[task]
     cell = profile.spec(network.card.name, task)
@@ -71,35 +69,18 @@ def count(profile: Profile, network: Network, task: str) -> dict:
     n_train, n_eval = sizes.train or card.splits["train"], sum(sizes.test or card.splits[s] for s in sizes.eval_sets)
     # Views are stored beside the plain features, which PCA, CKA and ridge see; fresh ones are not.
     views = kind["views"] if isinstance(kind, dict) else 0
-    lengths = {name: [n_neurons(width, f) for f in fractions] for name, fractions in cell.selections.items()}
-    n_probes = len(cell.seeds) * sum(map(len, lengths.values()))
-    n_columns = len(cell.seeds) * sum(map(sum, lengths.values()))
+    lengths = [n_neurons(width, f) for fractions in cell.selections.values() for f in fractions] * len(cell.seeds)
     return {
         "network": network.card.name,
         "task": task,
         "notebook": notebook_of(profile, network, task),
         "forwards": n_train * (1 + (probe.epochs if kind == "fresh" else views)) + n_eval,
-        "published_forwards": n_probes * (probe.epochs * n_train + n_eval),
-        "probes": n_probes,
+        "published_forwards": len(lengths) * (probe.epochs * n_train + n_eval),
+        "probes": len(lengths),
         "bytes": (n_train * (1 + views) + n_eval) * width * np.dtype(sizes.storage).itemsize,
         # Forward and gradient: two products, each 2 n k C operations, in every epoch.
-        "flops": 4.0 * n_train * card.n_classes * n_columns * probe.epochs,
-        "device_bytes": _device_bytes(lengths, cell, width, n_train, card.n_classes, sizes.storage),
+        "flops": 4.0 * n_train * card.n_classes * sum(lengths) * probe.epochs,
     }
-
-
-def _device_bytes(lengths: dict, cell, width: int, n_train: int, n_classes: int, storage: str) -> int:
-    """Return the bytes of the features, with components of projections beside the neurons, and of all probes."""
-    # Which neurons a subset has does not matter here, only how many probes share them.
-    subsets = [np.arange(k) + place * width for place, ks in enumerate(lengths.values()) for k in sorted(set(ks))]
-    columns = width
-    for selection in lengths.keys() & PROJECTIONS:
-        columns += max(lengths[selection]) * (len(cell.seeds) if selection.startswith("projection") else 1)
-    # Half precision survives only where no float32 component stands beside the neurons.
-    itemsize = np.dtype(storage if columns == width else "float32").itemsize
-    chunks = find_chunks(subsets, [0] * len(subsets))
-    probes = sum(chunk.n_bytes(columns, n_classes, cell.probe.batch_size, 4) for chunk in chunks)
-    return n_train * columns * itemsize + len(cell.seeds) * probes
 
 
 def notebook_of(profile: Profile, network: Network, task: str) -> str:
@@ -161,14 +142,12 @@ def report(profile: Profile, table: pd.DataFrame, device: str) -> str:
         "extraction": sums.extraction_s.map(clock),
         "probes take": sums.probes_s.map(clock),
     }
-    total, largest = sums.loc["in all"], table.loc[table.device_bytes.idxmax()]
+    total = sums.loc["in all"]
     lines = [
         f"profile {profile.name} on {device}: projected from a calibration of seconds, not measured\n",
         pd.DataFrame(columns).rename_axis(None).to_string(),
         "",
         *notebooks,
-        f"All probes of a cell at once take at most {largest.device_bytes / 1e9:.1f} GB of a GPU's memory "
-        f"({largest.network} on {largest.task}), by count; with less they are trained in waves.",
         "All notebooks share these: whichever runs first computes them. Not counted: reading images, CKA, figures.",
         "'As published' is what these probes would take if each ran the network over every image of every epoch, "
         f"{total.published_forwards / total.forwards:,.0f} times as many.",

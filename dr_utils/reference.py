@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 
 import numpy as np
@@ -15,45 +15,26 @@ SOURCE = "published numbers (reference_values.csv)"
 
 
 def published(**filters) -> pd.DataFrame:
-    """Return published numbers, all of them or those that match.
+    """Return published numbers, one a row, where each column named has the value, or one of the list, that is given.
 
-    Parameters
-    ----------
-    **filters
-        Column name = value, or a list of values. Columns: source, figure_or_table, model, dataset, quantity,
-        delta_or_fraction, value, quote as in the file, and three parsed ones: ``fraction`` and ``delta``
-        (from delta_or_fraction, NaN where it is the other) and ``number`` (value as a float, NaN where it is
-        text, such as ">0.90"). None matches an empty field.
+    Beside the file's columns there are `fraction` and `delta`, read from delta_or_fraction, and `number`, the value as
+    a float; each is NaN where there is none. An unknown column raises ValueError.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row per published number, in the file's order; empty where nothing matches, since most networks
-        and tasks were never published.
-
-    Raises
-    ------
-    ValueError
-        Unknown column.
-
-    Examples
-    --------
     >>> published(model="resnet50|nonrob|pretrain=imagenet|mode=random", dataset="cifar10",
     ...           quantity="probe_test_accuracy_mean", fraction=[0.1, 0.2])["number"].round(3).tolist()
     [0.779, 0.832]
     """
     table = _table()
-    keep = np.ones(len(table), dtype=bool)
     for name, wanted in filters.items():
         if name not in table.columns:
             raise unknown("column", name, table.columns)
-        column = table[name]
-        wanted = list(wanted) if isinstance(wanted, (list, tuple, set, np.ndarray, pd.Series)) else [wanted]
+        wanted, column = list(wanted) if pd.api.types.is_list_like(wanted) else [wanted], table[name]
         if pd.api.types.is_float_dtype(column):
-            keep &= np.isclose(column.to_numpy()[:, None], wanted, rtol=1e-9, atol=0).any(axis=1)
+            keep = np.isclose(column.to_numpy()[:, None], wanted, rtol=1e-9, atol=0).any(axis=1)
         else:
-            keep &= (column.isin(wanted) | (column.isna() if None in wanted else False)).to_numpy()
-    return table[keep].reset_index(drop=True)
+            keep = column.isin(wanted)
+        table = table[keep]
+    return table.reset_index(drop=True)
 
 
 def read(name: str) -> pd.DataFrame:
@@ -62,11 +43,10 @@ def read(name: str) -> pd.DataFrame:
         return pd.read_csv(file, keep_default_na=False, na_values={"side": [""], "top1": [""]})
 
 
-@lru_cache(maxsize=1)
+@cache
 def _table() -> pd.DataFrame:
     with resources.files("dr_utils.data").joinpath("reference_values.csv").open(encoding="utf-8") as file:
         table = pd.read_csv(file, dtype=str)
     for name in ("fraction", "delta"):
         table[name] = table["delta_or_fraction"].str.extract(rf"^{name}=([0-9.eE+-]+)$", expand=False).astype(float)
-    table["number"] = pd.to_numeric(table["value"], errors="coerce")
-    return table
+    return table.assign(number=pd.to_numeric(table["value"], errors="coerce"))

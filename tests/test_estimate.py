@@ -14,8 +14,6 @@ from dr_utils import estimate as estimating
 from dr_utils.__main__ import main
 from dr_utils.estimate import PUBLISHED, count, estimate, images_per_second, notebook_of, probe_rate, report
 from dr_utils.models import load_model
-from dr_utils.probes import masked
-from dr_utils.probes.masked import find_chunks
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.subsets import n_neurons
 
@@ -49,26 +47,6 @@ def test_operations_are_those_of_the_products():
     assert count(profile, tiny_network("tiny_a"), "digits")["flops"] == pytest.approx(counted)
 
 
-@pytest.mark.parametrize("storage", ["float32", "float16"])
-@pytest.mark.parametrize(
-    "selections",
-    [[{"selection": "random"}], [{"selection": "random"}, {"selection": "pca"}, {"selection": "projection_gaussian"}]],
-)
-def test_device_memory_is_that_of_the_plan_of_a_run(monkeypatch, tmp_path, passes, selections, storage):
-    content = profile_of("none").model_dump()
-    content["selections"] = [
-        {**s, "fractions": [0.05, 0.1, 1.0][: 2 + (s["selection"] == "random")]} for s in selections
-    ]
-    content["tasks"]["digits"]["storage"] = storage
-    profile = Profile.model_validate(content)
-    plans, real = [], masked.plan_waves
-    monkeypatch.setattr(masked, "plan_waves", lambda *given: plans.append(given) or real(*given))
-    cost = count(profile, tiny_network("tiny_a"), "digits")
-    run(profile, tmp_path / "out")
-    ((subsets, seeds, features, _, *sizes),) = plans
-    assert cost["device_bytes"] == features + sum(c.n_bytes(*sizes) for c in find_chunks(subsets, seeds)) > 0
-
-
 def test_cells_go_to_the_notebook_that_needs_them_first():
     mini = load_profile("mini")
     places = {
@@ -95,7 +73,6 @@ def test_projection_has_every_cell_and_adds_up(monkeypatch):
     text = report(profile, table, "cpu")
     assert "not measured" in text and f"{table.forwards.sum():,}" in text
     assert PUBLISHED not in text, "that is about the paper's own profile"
-    assert f"at most {table.device_bytes.max() / 1e9:.1f} GB of a GPU's memory" in text
     line = next(line for line in text.splitlines() if line.startswith("in all"))
     assert f"{table.probes.sum():,}" in line
 

@@ -125,9 +125,7 @@ def test_what_is_missing_is_listed_before_any_work(profile, weights, pets, image
     with pytest.raises(ValueError) as refused:
         study.check_files()
     lines = str(refused.value).splitlines()
-    assert (
-        len(lines) == 5 and f"needs 3 files or folders that are not there; {data} (--data, DR_DATA) lacks:" in lines[0]
-    )
+    assert len(lines) == 5 and f"needs 3 files or folders; {data} lacks:" in lines[0]
     assert lines[1] == "  weights/resnet18_l2_eps3.ckpt, the weights of resnet18_l2_eps3"
     assert lines[2].startswith("  weights/S_32-i1k") and lines[3] == "  imagenet/val, for imagenet1k"
     with pytest.raises(RuntimeError, match="imagenet/val is missing"):  # images first: they are seen through sooner

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, product
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from dr_utils.cka import CKAStatistics, part_part, part_whole
 from dr_utils.fairness import coefficient_of_variation, gini
+from dr_utils.features import Features
 from dr_utils.probes import choose_alpha, fit_probes, fit_ridge
 from dr_utils.profiles import CellSpec
 from dr_utils.redundancy import RULES, diffused_redundancy_interval
 from dr_utils.subsets import PROJECTIONS, first_subset, fit_projection, n_neurons, random_subsets
-
-if TYPE_CHECKING:
-    from dr_utils.features import Features
 
 # Part of every cell's key. Raise it when a cell's numbers change, and renew the golden numbers: tests/test_golden.py.
 VERSION = 1
@@ -32,51 +29,36 @@ COLUMNS = {
                  "solver", "features"),
 }  # fmt: skip
 WHOLE = -1  # in place of a second seed: CKA with the whole layer
-
-# Images per update of the Gram matrices: large enough for fast products, small enough for any memory.
-_CKA_BATCH = 4096
+_CKA_BATCH = 4096  # images per update of the Gram matrices: large enough for fast products, small enough for any memory
 
 
 class Grid:
     """All probes of a cell over one matrix: the neurons, and beside them the components of every projection.
 
-    Parameters
-    ----------
-    x_train : float array of shape [n, D]
-        Projections and standardisation are fitted on it.
-    spec : CellSpec
-
-    Attributes
-    ----------
-    rows : DataFrame
-        selection, fraction, n_neurons, seed, and probe: its position in `subsets`. Fractions that keep the same number
-        of neurons share a probe, so that nothing is trained twice.
-    subsets, seeds : list
-        Columns of the matrix that each probe reads, and the seed of its initialisation and sample order.
-    notes : list of str
-        What to know about these numbers, such as how many components exist.
+    `rows` says which probe, a position in `subsets` and `seeds`, measures a selection at a fraction with a seed.
+    Fractions that keep the same number of neurons share a probe, so that nothing is trained twice.
     """
 
     def __init__(self, x_train: np.ndarray, spec: CellSpec):
         self.subsets: list[np.ndarray] = []
         self.seeds: list[int] = []
         self.notes: list[str] = []
-        self._projections: dict[tuple, tuple] = {}
-        self._scale = None
+        self._blocks: dict[tuple, tuple] = {}  # projections and their columns
+        self._mean, self._std = 0.0, None
         # Sums over many samples want more digits than half precision has; where nothing is summed, nothing is copied.
         if spec.probe.standardise or set(PROJECTIONS) & set(spec.selections):
             x_train = x_train.astype(np.float32, copy=False)
         if spec.probe.standardise:
-            mean, std = x_train.mean(axis=0, dtype=np.float64), x_train.std(axis=0, dtype=np.float64)
+            self._mean, std = x_train.mean(axis=0, dtype=np.float64), x_train.std(axis=0, dtype=np.float64)
             # A neuron that is silent on train stays at zero instead of becoming NaN.
-            self._scale = mean, np.where(std > 0, std, 1.0)
+            self._std = np.where(std > 0, std, 1.0)
         x_train = self._scaled(x_train)
-        self._end = width = x_train.shape[1]
         found, rows = {}, []
         for (selection, fractions), seed in product(spec.selections.items(), spec.seeds):
-            order = self._order(selection, seed, n_neurons(width, max(fractions)), x_train)
-            for fraction in fractions:
-                k = min(n_neurons(width, fraction), len(order))
+            sizes = [n_neurons(x_train.shape[1], fraction) for fraction in fractions]
+            order = self._order(selection, seed, max(sizes), x_train)
+            for fraction, size in zip(fractions, sizes, strict=True):
+                k = min(size, len(order))
                 probe = found.setdefault((selection, k, seed), len(found))
                 if probe == len(self.subsets):
                     self.subsets.append(order[:k])
@@ -91,22 +73,21 @@ class Grid:
             return random_subsets(width, 1.0, [seed])[0] if selection == "random" else first_subset(width, 1.0)
         # Principal components are the same for every seed, random directions are not.
         name = (selection, seed if selection.startswith("projection") else None)
-        if name not in self._projections:
+        if name not in self._blocks:
             fitted = fit_projection(selection, x_train, seed=seed)
-            columns = np.arange(self._end, self._end + min(wanted, fitted.n_components))
-            self._end += len(columns)
-            self._projections[name] = fitted, columns
+            end = width + sum(len(columns) for _, columns in self._blocks.values())
+            self._blocks[name] = fitted, np.arange(end, end + min(wanted, fitted.n_components))
             if fitted.note:
                 self.notes.append(f"{selection}: {fitted.note}; larger fractions use all of them")
-        return self._projections[name][1]
+        return self._blocks[name][1]
 
     def _scaled(self, x: np.ndarray) -> np.ndarray:
-        return x if self._scale is None else ((x - self._scale[0]) / self._scale[1]).astype(np.float32)
+        return x if self._std is None else ((x - self._mean) / self._std).astype(np.float32)
 
     def matrix(self, x: np.ndarray) -> np.ndarray:
         """Return the columns for all probes from features [n, D]: the neurons, then each projection's components."""
         x = self._scaled(x)
-        blocks = [x, *(fitted.transform(x, len(columns)) for fitted, columns in self._projections.values())]
+        blocks = [x, *(fitted.transform(x, len(columns)) for fitted, columns in self._blocks.values())]
         return np.concatenate(blocks, axis=1) if len(blocks) > 1 else x
 
 
@@ -122,32 +103,10 @@ def compute_cell(
     device=None,
     on_epoch: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Measure accuracy, CKA, redundancy and fairness of one network on one task.
+    """Measure one network on one task: return the tables of `COLUMNS`, and notes on what to know about them.
 
-    Parameters
-    ----------
-    model, dataset : str
-        Names for the tables.
-    train : Features
-        What probes, projections and standardisation are fitted on.
-    evals : mapping of str to Features
-        Evaluation sets by name; "test" must be among them.
-    classes : sequence of C str
-    spec : CellSpec
-    train_epochs : callable, optional
-        Given an epoch, the features [n, D] of the train images as they were augmented for it; SGD sees these. What is
-        fitted in one go (projections, standardisation, ridge) sees `train`.
-    device : str or torch.device, optional
-        Where probes are trained and Gram matrices summed.
-    on_epoch : callable, optional
-        Called with (epochs done, epochs).
-
-    Returns
-    -------
-    tables : dict of str to DataFrame
-        Those of `COLUMNS`.
-    notes : list of str
-        What to know about this cell, such as how many components exist.
+    `evals` are evaluation sets by name, "test" among them. `train_epochs(epoch)` gives the features [n, D] of the train
+    images as augmented for an epoch; SGD sees these. Projections, standardisation and ridge are fitted on `train`.
     """
     grid = Grid(train.x, spec)
     notes = list(grid.notes)
@@ -191,26 +150,21 @@ def _single(given):
 
 def similarity_table(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *, device=None) -> pd.DataFrame:
     """Return CKA of part and whole for every fraction and seed, and of part and part for every pair of seeds."""
-    width, seeds, pairs = x.shape[1], spec.seeds, list(combinations(range(len(spec.seeds)), 2))
+    width, seeds = x.shape[1], spec.seeds
     statistics = CKAStatistics(width, estimators=spec.cka.estimators, device=device or "cpu")
     for start in range(0, len(x), _CKA_BATCH):
         statistics.update(x[start : start + _CKA_BATCH])
-    # Each size once: in a narrow layer several fractions keep the same neurons.
-    place = {k: i for i, k in enumerate(dict.fromkeys(n_neurons(width, f) for f in spec.selections["random"]))}
-    orders = random_subsets(width, 1.0, seeds)
-    parts = [order[:k] for k in place for order in orders]
-    all_pairs = [(n * len(seeds) + i, n * len(seeds) + j) for n in place.values() for i, j in pairs]
+    fractions = np.repeat(spec.selections["random"], len(seeds))
+    parts = [part for f in spec.selections["random"] for part in random_subsets(width, f, seeds)]
+    pairs = [(i, j) for i, j in combinations(range(len(parts)), 2) if fractions[i] == fractions[j]]
     rows = []
     for estimator in spec.cka.estimators:
         q = statistics.matrix(estimator)
-        wholes = part_whole(q, parts).reshape(len(place), len(seeds))
-        between = part_part(q, parts, all_pairs).reshape(len(place), len(pairs))
-        for fraction in spec.selections["random"]:
-            k = n_neurons(width, fraction)
-            rows += [("part_whole", estimator, fraction, k, seed, WHOLE, cka)
-                     for seed, cka in zip(seeds, wholes[place[k]], strict=True)]  # fmt: skip
-            rows += [("part_part", estimator, fraction, k, seeds[i], seeds[j], cka)
-                     for (i, j), cka in zip(pairs, between[place[k]], strict=True)]  # fmt: skip
+        for n, cka in enumerate(part_whole(q, parts)):
+            rows.append(("part_whole", estimator, fractions[n], len(parts[n]), seeds[n % len(seeds)], WHOLE, cka))
+        for (i, j), cka in zip(pairs, part_part(q, parts, pairs), strict=True):
+            both = seeds[i % len(seeds)], seeds[j % len(seeds)]
+            rows.append(("part_part", estimator, fractions[i], len(parts[i]), *both, cka))
     return pd.DataFrame([(model, dataset, *row) for row in rows], columns=list(COLUMNS["cka"]))
 
 
@@ -218,10 +172,10 @@ def redundancy_table(probes: pd.DataFrame, cka: pd.DataFrame, deltas: Sequence[f
     """Return DR of one cell by both rules over `deltas`, with its interval over the seeds, for probes and for CKA."""
     curves = []
     chosen = probes[(probes["selection"] == "random") & (probes["eval_set"] == "test")]
-    for (solver, features), group in chosen.groupby(["solver", "features"], sort=True):
+    for (solver, features), group in chosen.groupby(["solver", "features"]):
         curve = group.pivot_table(index="fraction", columns="seed", values="accuracy")
         curves.append(("probe", (solver, features, ""), curve, curve.loc[1.0].to_numpy()))
-    for estimator, group in cka[cka["comparison"] == "part_whole"].groupby("estimator", sort=True):
+    for estimator, group in cka[cka["comparison"] == "part_whole"].groupby("estimator"):
         curve = group.pivot_table(index="fraction", columns="seed_a", values="cka", dropna=False)
         # Where CKA is undefined no similarity was shown.
         curves.append(("cka", ("", "", estimator), curve.fillna(0.0), 1.0))
@@ -237,8 +191,8 @@ def redundancy_table(probes: pd.DataFrame, cka: pd.DataFrame, deltas: Sequence[f
 def fairness_table(per_class: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
     """Return the inequality of per-class accuracies, averaged over seeds first (Figs. 7, 9)."""
     keys = ["model", "dataset", "selection", "fraction", "solver", "features"]
-    overall = probes[probes["eval_set"] == "test"].groupby(keys, sort=True)["accuracy"].mean()
+    overall = probes[probes["eval_set"] == "test"].groupby(keys)["accuracy"].mean()
     tested = per_class[per_class["eval_set"] == "test"]
-    by_class = tested.groupby([*keys, "class_name"], sort=True)["class_accuracy"].mean()
-    table = by_class.groupby(keys, sort=True).agg(gini=gini, coefficient_of_variation=coefficient_of_variation)
+    by_class = tested.groupby([*keys, "class_name"])["class_accuracy"].mean()
+    table = by_class.groupby(keys).agg(gini=gini, coefficient_of_variation=coefficient_of_variation)
     return table.join(overall).reset_index()[list(COLUMNS["fairness"])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
 from dr_utils.checks import unknown
@@ -20,20 +19,10 @@ MEAN = 0  # in the column of seeds: the mean over the authors' seeds, since sing
 # Rows of networks.csv and tasks.csv with, in the last columns, the names of the printed curves and data sets.
 NETWORKS = read("reference_networks.csv").set_index("model", drop=False)
 TASKS = read("reference_tasks.csv").set_index(["dataset", "eval_set"], drop=False)
-PRINTED = ["accuracy", "part_whole"]
-# What a reference profile can ask for; nothing else was published.
-ASKABLE = {"seeds": [MEAN], "selections": ["random"], "solvers": ["sgd"], "estimators": ["biased"]}
 
 
 def check_published(profile: Profile) -> None:
-    """Check that a profile with ``reference: true`` asks for what was published.
-
-    Raises
-    ------
-    ValueError
-        A network, task or evaluation set without published curves, or seeds, selections, solvers or estimators other
-        than `ASKABLE`.
-    """
+    """Refuse, with a ValueError, a profile with ``reference: true`` that asks for what was not published."""
     sets = TASKS["eval_set"].groupby(level="dataset").agg(list)
     named = [("network", profile.networks, NETWORKS.index), ("task", profile.tasks, sets.index)]
     named += [(f"evaluation set of {t}", spec.eval_sets, sets[t]) for t, spec in profile.tasks.items() if t in sets]
@@ -42,46 +31,34 @@ def check_published(profile: Profile) -> None:
             if name not in known:
                 hint = "With reference: true a profile can only name what reference_values.csv covers."
                 raise unknown(f"published {kind}", name, known, hint=hint)
-    asked = {
-        "seeds": profile.seeds,
-        "selections": sorted({entry.selection for entry in profile.selections}),
-        "solvers": profile.probe.solvers,
-        "estimators": profile.cka.estimators,
-    }
-    for key, value in ASKABLE.items():
-        if asked[key] != value:
+    for key, given, expected in (
+        ("seeds", profile.seeds, [MEAN]),
+        ("selections", sorted({entry.selection for entry in profile.selections}), ["random"]),
+        ("solvers", profile.probe.solvers, ["sgd"]),
+        ("estimators", profile.cka.estimators, ["biased"]),
+    ):
+        if given != expected:
             raise ValueError(
-                f"profile {profile.name}: {key} are {asked[key]}, expected {value} with reference: true: nothing else "
+                f"profile {profile.name}: {key} are {given}, expected {expected} with reference: true: nothing else "
                 "was published (seed 0 is the mean over the authors' seeds); see notebooks/profiles/reference.yaml."
             )
 
 
 def published_tables(profile: Profile) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Lay the published numbers out as a study's tables.
+    """Lay the published numbers out as a study's tables; return notes on them too.
 
-    Parameters
-    ----------
-    profile : Profile
-        With ``reference: true``, see `check_published`. Points at fractions that it does not list are left out.
-
-    Returns
-    -------
-    tables : dict of str to DataFrame
-        Those of a measured study, with the same columns, and "spread": the published standard deviations of accuracy.
-        Every accuracy and CKA is a number of the file. A mean has one row, with seed 0. DR, by both rules, is computed
-        from the mean curves and has no interval. "per_class" and "fairness" are empty: nothing was published.
-    notes : list of str
-        What to know about these numbers.
+    There is one more table, "spread", the published standard deviations of accuracy. Every accuracy and CKA is a number
+    of the file, at a fraction of the profile. "per_class" and "fairness" are empty: nothing was published.
     """
     found: dict[str, list[pd.DataFrame]] = {"probes": [], "cka": [], "redundancy": [], "spread": []}
     cells, absent = [], []
     for network, task in profile.cells():
-        rows = [_accuracy(network, task, name, profile.fractions) for name in profile.tasks[task].eval_sets]
-        if rows[0].empty:
+        sets = profile.tasks[task].eval_sets
+        accuracy = pd.concat([_accuracy(network, task, name, profile.fractions) for name in sets], ignore_index=True)
+        if accuracy.empty:
             absent.append(f"{network} on {task}: not published.")
             continue
         cells.append((network, task))
-        accuracy = pd.concat(rows, ignore_index=True)
         cka = _similarity(network, task, profile.fractions if profile.spec(network, task).cka.estimators else [])
         # CKA of the whole layer with itself is 1 by definition and was not printed.
         whole = cka[cka["comparison"].eq("part_whole")].tail(1).assign(fraction=1.0, cka=1.0)
@@ -91,9 +68,9 @@ def published_tables(profile: Profile) -> tuple[dict[str, pd.DataFrame], list[st
         found["redundancy"].append(redundancy_table(accuracy, pd.concat([cka, whole]), profile.deltas))
     tables = {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
     tables |= {name: pd.DataFrame(columns=list(COLUMNS[name])) for name in ("per_class", "fairness")}
-    tables["networks"] = NETWORKS.loc[list(dict.fromkeys(n for n, _ in cells))].drop(columns=PRINTED)
-    sets = [(t, name) for t in dict.fromkeys(t for _, t in cells) for name in profile.tasks[t].eval_sets]
-    resolution = [profile.tasks[t].resolution for t, _ in sets]
+    tables["networks"] = NETWORKS.loc[list(dict.fromkeys(n for n, _ in cells))].drop(columns=["accuracy", "part_whole"])
+    sets = [(task, name) for task in dict.fromkeys(t for _, t in cells) for name in profile.tasks[task].eval_sets]
+    resolution = [profile.tasks[task].resolution for task, _ in sets]
     tables["tasks"] = TASKS.loc[sets].assign(resolution=resolution).drop(columns="printed")
     notes = [
         NOTE,
@@ -102,16 +79,14 @@ def published_tables(profile: Profile) -> tuple[dict[str, pd.DataFrame], list[st
         "CKA is listed as biased, the estimator of the paper's Appendix A; the printed numbers do not name theirs, and "
         "which printed curve of part and whole belongs to which network was inferred from the order of the legend.",
         *absent,
-        *([HEAD] if any(task == "imagenet1k" for _, task in cells) else []),
     ]
-    return tables, notes
+    return tables, [*notes, HEAD] if "imagenet1k" in tables["tasks"]["dataset"].to_numpy() else notes
 
 
 def _curve(model: str, dataset: str, quantity, fractions: list[float]) -> pd.DataFrame:
     """Return the published rows of one curve at these fractions, rising."""
-    rows = published(model=model, dataset=dataset, quantity=quantity).dropna(subset=["fraction", "number"])
-    wanted = np.isclose(rows["fraction"].to_numpy()[:, None], fractions, rtol=1e-9, atol=0).any(axis=1)
-    return rows[wanted].sort_values("fraction")
+    rows = published(model=model, dataset=dataset, quantity=quantity, fraction=fractions)
+    return rows.dropna(subset=["number"]).sort_values("fraction")
 
 
 def _accuracy(network: str, task: str, eval_set: str, fractions: list[float]) -> pd.DataFrame:

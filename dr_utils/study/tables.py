@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -24,52 +26,56 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def read_tables(folder: str | Path, names: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:
-    """Read the tables that a study wrote to its folder, such as outputs/mini/tables; all of them by default.
-
-    Raises
-    ------
-    ValueError
-        There are none.
-    """
+    """Read the tables in a folder such as outputs/mini/tables, by default all; ValueError if there are none."""
     paths = sorted(Path(folder).glob("*.csv")) if names is None else [Path(folder) / f"{name}.csv" for name in names]
     if not paths:
         raise ValueError(f"no tables in {folder}; run ./run_all.sh (or Study(...).run()) first.")
     return {path.stem: pd.read_csv(path, keep_default_na=False, na_values=_NUMBERS) for path in paths}
 
 
+def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], **about) -> dict[str, pd.DataFrame]:
+    """Write tables, and to about.json what they are made of; return them as anybody reads them."""
+    for name, table in tables.items():
+        write_table(table, folder / f"{name}.csv")
+    with store.atomic_path(folder / "about.json") as part:
+        part.write_text(json.dumps({**about, "files": _hashes(folder, tables)}, indent=1, sort_keys=True) + "\n")
+    return read_tables(folder, tables)
+
+
+def read_again(folder: Path, about: dict) -> tuple[dict[str, pd.DataFrame], list[str]] | None:
+    """Return the tables in a folder and their notes, if they are made of this and nobody has changed them since."""
+    noted = noted_in(folder)
+    files, notes = noted.pop("files", {}), noted.pop("notes", [])
+    same = noted == about and files == _hashes(folder, files)
+    return (read_tables(folder, files), notes) if same else None
+
+
+def noted_in(folder: Path) -> dict:
+    """Return what about.json says of the tables in a folder."""
+    try:
+        return json.loads((folder / "about.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    paths = [folder / f"{name}.csv" for name in names]
+    return {path.stem: store.sha256_of(path) for path in paths if path.is_file()}
+
+
 def tables_of(
-    profile: Profile, found: Mapping[tuple[str, str], store.Stored], networks: Mapping[str, NetworkCard], tasks: Mapping
+    profile: Profile, found: Mapping[tuple[str, str], store.Stored], cards: Mapping[str, NetworkCard], tasks: Mapping
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Put the tables of finished cells together.
-
-    Parameters
-    ----------
-    profile : Profile
-    found : mapping of (network, task) to Stored
-        In the order of the tables.
-    networks, tasks : mapping of str to card
-
-    Returns
-    -------
-    tables : dict of str to DataFrame
-        Those of `COLUMNS`, "networks" and "tasks".
-    notes : list of str
-        What to know about single cells.
-    """
-    # A table without rows, such as the similarity of a task that has none, knows no types and would spoil the others'.
-    parts = {name: [stored.tables[name] for stored in found.values()] for name in COLUMNS}
-    tables = {
-        name: pd.concat([t for t in cells if len(t)] or cells[:1], ignore_index=True) for name, cells in parts.items()
-    }
-    # A network is described by its first cell, and a task by its own: the profile may leave networks out of tasks.
-    by_network, by_task = ({cell[i]: found[cell].about for cell in reversed(found)} for i in (0, 1))
-    tables["networks"] = pd.DataFrame(
-        [
-            {"model": name, **{key: getattr(networks[name], key) for key in _CARD},
-             "weight_hash": by_network[name]["weight_hash"], "robust_of": networks[name].robust_of}
-            for name in profile.networks if name in by_network
-        ]
-    )  # fmt: skip
+    """Put the tables of finished cells together: those of `COLUMNS`, "networks" and "tasks"; and the cells' notes."""
+    tables = {}
+    for name in COLUMNS:
+        parts = [stored.tables[name] for stored in found.values()]
+        # A table without rows, such as the similarity of a task that has none, would spoil the types of the others.
+        tables[name] = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    by_network = {network: stored.about for (network, _), stored in found.items()}
+    by_task = {task: stored.about for (_, task), stored in found.items()}
+    networks = [asdict(cards[n]) | {"model": n, "weight_hash": a["weight_hash"]} for n, a in by_network.items()]
+    tables["networks"] = pd.DataFrame(networks)[["model", *_CARD, "weight_hash", "robust_of"]]
     tables["tasks"] = pd.DataFrame(
         [
             {"dataset": name, "title": tasks[name].title, "eval_set": eval_set, "n_classes": by_task[name]["n_classes"],
@@ -78,5 +84,4 @@ def tables_of(
             for name, spec in profile.tasks.items() if name in by_task for eval_set in spec.eval_sets
         ]
     )  # fmt: skip
-    notes = [f"{n} on {t}: {note}" for (n, t), stored in found.items() for note in stored.about["notes"]]
-    return tables, notes
+    return tables, [f"{n} on {t}: {note}" for (n, t), stored in found.items() for note in stored.about["notes"]]

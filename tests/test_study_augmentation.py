@@ -96,7 +96,7 @@ def test_as_many_views_as_epochs_are_fresh_but_kept(passes, tmp_path):
     assert sum(passes) == EPOCHS * 90, "the plain features were there already"
     np.testing.assert_array_equal(stored["probes"].accuracy, fresh["probes"].accuracy)
     passes.clear()
-    assert study.view("tiny_a", "digits", EPOCHS + 1).shape == (90, 160) and not passes
+    assert study.features("tiny_a", "digits", "train", epoch=EPOCHS + 1).x.shape == (90, 160) and not passes
     _, plain = run(profile_of("none"), tmp_path / "none")
     assert not passes and not np.array_equal(plain["probes"].accuracy, fresh["probes"].accuracy)
 
@@ -104,7 +104,7 @@ def test_as_many_views_as_epochs_are_fresh_but_kept(passes, tmp_path):
 def test_few_views_are_cycled(passes, tmp_path):
     study, _ = run(profile_of({"views": 2}), tmp_path)
     assert sum(passes) == 90 + 80 + 2 * 90
-    first, second, third = (study.view("tiny_a", "digits", epoch) for epoch in range(3))
+    first, second, third = (study.features("tiny_a", "digits", "train", epoch=epoch).x for epoch in range(3))
     np.testing.assert_array_equal(first, third)
     assert not np.array_equal(first, second)
     assert study.about("tiny_a", "digits")["spec"]["augmentation"] == {

@@ -15,7 +15,6 @@ from dr_utils.subsets import check_selection
 CHECKOUT = Path(__file__).resolve().parents[2]
 # The defaults are the paper's: the points of its ResNet50 curves, its seeds, the range of its figures.
 FRACTIONS = [0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0]
-SEEDS = [1, 2, 3, 4, 5]
 DELTAS = [round(0.75 + 0.01 * i, 2) for i in range(26)]
 # Where the public code departs from the paper: the weight decay of its last commit, and the best held-out epoch.
 PUBLISHED_PROBE = {"weight_decay": 5e-4, "held_out": 0.1}
@@ -208,7 +207,7 @@ class Profile(Part):
     tasks: Annotated[dict[str, Task], Some, BeforeValidator(_tasks)]
     subset_seed: Seed = 0
     fractions: Fractions = FRACTIONS
-    seeds: Annotated[list[Seed], Some, Distinct] = SEEDS
+    seeds: Annotated[list[Seed], Some, Distinct] = [1, 2, 3, 4, 5]
     deltas: Deltas = DELTAS
     selections: Annotated[list[Selection], Some] = [Selection(selection="random")]
     probe: Probe = Probe()
@@ -256,20 +255,18 @@ class Profile(Part):
 
         A selection may name a network or a task that this profile leaves out, but it must exist.
         """
-        networks, tasks = list(self.networks), list(self.tasks)
+        networks, tasks = [self.networks], [list(self.tasks)]
         for part in (*self.tasks.values(), *self.selections, self.cka):
-            for names, kind in ((networks, "networks"), (tasks, "tasks")):
-                listed = getattr(part, kind, "all")
-                names += [] if listed == "all" else listed
-        for name in dict.fromkeys(networks):
+            networks.append(getattr(part, "networks", "all"))
+            tasks.append(getattr(part, "tasks", "all"))
+        for name in dict.fromkeys(name for names in networks if names != "all" for name in names):
             check_network(name)
-        for name in tasks:
+        for name in (name for names in tasks if names != "all" for name in names):
             if name not in cards:
                 raise unknown("task", name, cards)
         for name, task in self.tasks.items():
-            for eval_set in task.eval_sets:
-                if eval_set not in cards[name].splits:
-                    raise unknown(f"evaluation set of {name}", eval_set, set(cards[name].splits) - {"train"})
+            for eval_set in set(task.eval_sets) - set(cards[name].splits):
+                raise unknown(f"evaluation set of {name}", eval_set, set(cards[name].splits) - {"train"})
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides results: all keys but the title."""

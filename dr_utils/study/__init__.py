@@ -5,10 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from dr_utils import store
@@ -71,7 +69,7 @@ class Study:
         self.profile = load_profile(profile)
         self.device = device_name(device)
         if self.profile.reference:
-            published.check_published(self.profile)
+            self.profile.check_names(published.check_network, published.CARDS)
         else:
             self.profile.check_names(check_network, available_tasks())
             store.check_cache()
@@ -111,24 +109,22 @@ class Study:
             self._tasks[name, split] = load_dataset(name, split, **self._drawn(name, split))
         return self._tasks[name, split]
 
-    def features(self, network: str, task: str, split: str, *, view: int | None = None, store: bool = True) -> Features:
-        """Return a network's features on a split, or on an augmented view of it, from the store or by one pass."""
-        settings, augmentation = self.profile.extraction, None
-        if view is not None:
-            augmentation = Augmentation(settings.recipe, view, self.profile.subset_seed)
-        elif found := stored(self._features_key(network, task, split)):
-            return found
-        return extract(self.network(network), self.task(task, split), batch_size=settings.batch_size,
-                       augmentation=augmentation, store=store, **self._extraction(network, task))  # fmt: skip
+    def features(self, network: str, task: str, split: str, *, epoch: int | None = None) -> Features:
+        """Return a network's features on a split, from the store or by one pass.
 
-    def view(self, network: str, task: str, epoch: int) -> np.ndarray:
-        """Return the features [n, D] of the train images as SGD sees them in an epoch, 0, 1, ...
-
-        Stored where the profile asks for a number of views; computed anew, and not kept, where every epoch is fresh.
+        With `epoch` (0, 1, ...) the images are augmented as SGD sees them in it: views of the profile are stored and
+        used in turn, what is fresh in every epoch is not kept.
         """
-        kind = self.profile.spec(network, task).augmentation["kind"]
-        number = epoch if kind == "fresh" else epoch % kind["views"]
-        return self.features(network, task, "train", view=number, store=kind != "fresh").x
+        settings, augmentation, kept = self.profile.extraction, None, True
+        if epoch is None and (found := stored(self._features_key(network, task, split))):
+            return found
+        if epoch is not None:
+            kind = self.profile.spec(network, task).augmentation["kind"]
+            kept = kind != "fresh"
+            view = epoch % kind["views"] if kept else epoch
+            augmentation = Augmentation(settings.recipe, view, self.profile.subset_seed)
+        return extract(self.network(network), self.task(task, split), batch_size=settings.batch_size, store=kept,
+                       augmentation=augmentation, **self._extraction(network, task))  # fmt: skip
 
     def run(self, networks: Iterable[str] | None = None, tasks: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:
         """Compute what is missing for these cells (default: all), reuse the rest, and write and return the tables.
@@ -255,7 +251,7 @@ class Study:
         evals = {split: self.features(network, task, split) for split in self._splits(task)}
         sizes = {split: len(features.y) for split, features in evals.items()}
         train, classes = evals.pop("train"), self.task(task, "train").classes
-        epochs = partial(self.view, network, task) if spec.augmentation else None
+        epochs = (lambda epoch: self.features(network, task, "train", epoch=epoch).x) if spec.augmentation else None
         bar = progress(total=spec.probe.epochs, desc=f"probes of {network} on {task}", unit="epochs")
         with bar, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", RuntimeWarning)

@@ -53,17 +53,16 @@ class Grid:
             # A neuron that is silent on train stays at zero instead of becoming NaN.
             self._std = np.where(std > 0, std, 1.0)
         x_train = self._scaled(x_train)
-        found, rows = {}, []
+        width, found, rows = x_train.shape[1], {}, []
         for (selection, fractions), seed in product(spec.selections.items(), spec.seeds):
-            sizes = [n_neurons(x_train.shape[1], fraction) for fraction in fractions]
-            order = self._order(selection, seed, max(sizes), x_train)
-            for fraction, size in zip(fractions, sizes, strict=True):
-                k = min(size, len(order))
-                probe = found.setdefault((selection, k, seed), len(found))
+            order = self._order(selection, seed, n_neurons(width, max(fractions)), x_train)
+            for fraction in fractions:
+                subset = order[: n_neurons(width, fraction)]
+                probe = found.setdefault((selection, len(subset), seed), len(found))
                 if probe == len(self.subsets):
-                    self.subsets.append(order[:k])
+                    self.subsets.append(subset)
                     self.seeds.append(seed)
-                rows.append((selection, fraction, k, seed, probe))
+                rows.append((selection, fraction, len(subset), seed, probe))
         self.rows = pd.DataFrame(rows, columns=["selection", "fraction", "n_neurons", "seed", "probe"])
 
     def _order(self, selection: str, seed: int, wanted: int, x_train: np.ndarray) -> np.ndarray:

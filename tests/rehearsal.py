@@ -56,7 +56,7 @@ if any("dr_utils" in word or "ipykernel" in word for word in sys.orig_argv):
 
     facts = json.loads(Path(__file__).with_name("facts.json").read_text())
     for name, (splits, classes) in facts["cards"].items():
-        datasets._CARDS[name] = replace(datasets._CARDS[name], splits=splits, classes=tuple(classes))
+        datasets.CARDS[name] = replace(datasets.CARDS[name], splits=splits, classes=tuple(classes))
     CIFAR100.train_list, CIFAR100.test_list = facts["cifar"]["train"], facts["cifar"]["test"]
     CIFAR100.meta = {**CIFAR100.meta, "md5": facts["cifar"]["meta"]}
     Flowers102._file_dict = {**Flowers102._file_dict, **facts["flowers"]}

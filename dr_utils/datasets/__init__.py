@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-
 import numpy as np
-import yaml
 
 from dr_utils import store
 from dr_utils.checks import unknown
-from dr_utils.datasets import sources
 from dr_utils.datasets.corruptions import CORRUPTION_VERSION, corrupt_all
 from dr_utils.datasets.decode import read_ahead
 from dr_utils.datasets.own import DataWarning, open_images
+from dr_utils.datasets.sources import CARDS, decoded_split, fingerprint, listed_split, missing_files
 from dr_utils.datasets.task import DRAW_VERSION, ImageTask, TaskCard, draw, take
-from dr_utils.fetch import Asset
 
 __all__ = [
     "DataWarning", "ImageTask", "TaskCard", "available", "identity", "load_dataset", "missing_files", "open_images",
@@ -25,21 +20,9 @@ __all__ = [
 CORRUPTED_SEVERITY = 3
 
 
-def _cards() -> dict[str, TaskCard]:
-    cards = {}
-    for name, entry in yaml.safe_load((Path(__file__).parent / "cards.yaml").read_text()).items():
-        classes = tuple(entry["classes"].split(", ")) if "classes" in entry else sources.wordnet_ids()
-        archive = Asset(**entry["archive"]) if "archive" in entry else None
-        cards[name] = TaskCard(**{**entry, "name": name, "classes": classes, "archive": archive})
-    return cards
-
-
-_CARDS = _cards()
-
-
 def available() -> dict[str, TaskCard]:
     """Return the cards of all tasks, by name; needs no network and opens no image."""
-    return dict(_CARDS)
+    return dict(CARDS)
 
 
 def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 0) -> ImageTask:
@@ -80,8 +63,8 @@ def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 
     (100, (8, 8, 3), 10)
     """
     digest = identity(name, split, size=size, seed=seed)  # refuses what is unknown
-    card, drawn_from = _CARDS[name], _drawn_from(split)
-    images, labels, _ = (sources.listed_split if card.needs else sources.decoded_split)(card, drawn_from)
+    card, drawn_from = CARDS[name], "test" if split == "corrupted" else split
+    images, labels = (listed_split if card.needs else decoded_split)(card, drawn_from)
     if size is not None:
         index = draw(labels, int(size), int(seed), drawn_from)
         images, labels = take(images, index), labels[index]
@@ -96,34 +79,19 @@ def identity(name: str, split: str, *, size: int | None = None, seed: int = 0) -
     It follows from the pinned hashes of the images, or for a folder from the names and sizes of its files, and from
     what is drawn. In a folder, a picture that is replaced by another one of equal size is not noticed.
     """
-    if name not in _CARDS:
-        raise unknown("task", name, _CARDS)
-    card = _CARDS[name]
+    if name not in CARDS:
+        raise unknown("task", name, CARDS)
+    card = CARDS[name]
     if split not in card.splits:
         raise unknown(f"split of {name}", split, card.splits)
-    if size is not None and not card.n_classes <= size <= card.splits[split]:
-        raise ValueError(
-            f"size must be {card.n_classes} (one for each class of {name}) to {card.splits[split]} (the whole {split} "
-            f"split), or None for all; got {size!r}."
-        )
-    content = {
-        "task": name,
-        "split": split,
-        "version": card.version,
-        "classes": card.classes,
-        "content": sources.fingerprint(card, split) if card.needs else card.pinned[_drawn_from(split)],
-    }
+    least, most = card.n_classes, card.splits[split]
+    if size is not None and not least <= size <= most:
+        raise ValueError(f"size must be {least} (one a class) to {most}, or None for all {split} images; got {size!r}.")
+    content = {"task": name, "split": split, "version": card.version, "classes": card.classes}
+    pinned = card.pinned.get("test" if split == "corrupted" else split)
+    content["content"] = fingerprint(card, split) if card.needs else pinned
     if size is not None:
         content["drawn"] = {"version": DRAW_VERSION, "size": int(size), "seed": int(seed)}
     if split == "corrupted":
         content["corrupted"] = {"version": CORRUPTION_VERSION, "severity": CORRUPTED_SEVERITY, "seed": int(seed)}
     return store.key_of(content)
-
-
-def missing_files(name: str, splits: Iterable[str]) -> list[str]:
-    """Return the files and folders that these splits of a task need and that the data folder (DR_DATA) lacks."""
-    return sources.missing_files(_CARDS[name], splits)
-
-
-def _drawn_from(split: str) -> str:
-    return "test" if split == "corrupted" else split

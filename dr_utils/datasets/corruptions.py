@@ -1,9 +1,8 @@
 """Common corruptions of images at severities 1 to 5, after Hendrycks & Dietterich (ICLR 2019).
 
-Own implementation of eight of the corruptions with the severities published for CIFAR-10-C (`make_cifar_c.py` in the
-authors' repository). They are tuned to images of 32x32 pixels: on larger ones they are milder than those of ImageNet-C.
-Values are rounded to the nearest of 256 levels, where the published ones are truncated, so pixels may differ from
-CIFAR-10-C by one level, besides the random numbers.
+Own implementation of eight of the corruptions with the severities published for CIFAR-10-C (`make_cifar_c.py`). They
+are tuned to images of 32x32 pixels: on larger ones they are milder than those of ImageNet-C. Values are rounded to the
+nearest of 256 levels, where the published ones are truncated, so pixels may differ by one level, besides the noise.
 """
 
 from __future__ import annotations

@@ -68,16 +68,13 @@ def shrink(image: Image.Image, side: int, resample: Image.Resampling = Image.Res
 
 
 class LazyImages(Sequence):
-    """Images in the files `names` below the folder `root`, decoded when they are used, and not kept.
+    """Images in files, decoded when used and not kept: `images[3]` is uint8 [H, W, 3]; `images[3:7]` a list of such."""
 
-    ``images[3]`` is a uint8 array of shape [H, W, 3]; ``images[3:7]`` and ``images[[2, 5]]`` are lists of such.
-    """
-
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self.names = root, names
+    def __init__(self, files: Sequence[str | Path]) -> None:
+        self.files = files
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.files)
 
     def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray) -> np.ndarray | list[np.ndarray]:
         index = np.arange(len(self))[which]
@@ -88,11 +85,12 @@ class LazyImages(Sequence):
 
     def decode(self, i: int) -> np.ndarray:
         """Decode one image, with the pixels of torchvision's loader; raise an AssetError that names a damaged file."""
-        path = self.root / self.names[i]
         try:
-            return decode(path, published=True)
+            return decode(Path(self.files[i]), published=True)
         except Unreadable as error:
-            raise AssetError(f"{path} cannot be read as an image ({error}); put a sound copy there.") from error
+            raise AssetError(
+                f"{self.files[i]} cannot be read as an image ({error}); put a sound copy there."
+            ) from error
 
 
 class _Ahead:

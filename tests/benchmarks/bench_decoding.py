@@ -36,7 +36,7 @@ def write_pictures(folder: Path, n: int, width: int, height: int) -> LazyImages:
         smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=float)
         noisy = np.clip(smooth + rng.normal(scale=12, size=smooth.shape), 0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(folder / f"{i}.jpg", quality=90)
-    return LazyImages(folder, [f"{i}.jpg" for i in range(n)])
+    return LazyImages([folder / f"{i}.jpg" for i in range(n)])
 
 
 def main() -> None:

@@ -123,9 +123,10 @@ def _list_dataset(folder: Path) -> list[tuple]:
     info, state = (json.loads((folder / name).read_text()) for name in ("dataset_info.json", "state.json"))
     files = [str(folder / entry["filename"]) for entry in state["_data_files"]]
     table = pa.concat_tables([pa.ipc.open_stream(pa.memory_map(file)).read_all() for file in files])
-    kinds = {name: kind.get("_type") for name, kind in info["features"].items()}
+    kinds = {name: isinstance(kind, dict) and kind.get("_type") for name, kind in info["features"].items()}
     images = [name for name, kind in kinds.items() if kind == "Image"]
     labels = [name for name, kind in kinds.items() if kind == "ClassLabel" or name in LABEL_COLUMNS]
+    labels = ["label"] if "label" in labels else labels
     if len(images) != 1 or len(labels) != 1:
         raise ValueError(
             f"the dataset in {folder} has the columns {kinds}; expected one Image and one ClassLabel, or labels called "

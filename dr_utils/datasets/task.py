@@ -93,7 +93,7 @@ def take(images: Images, index: np.ndarray) -> Images:
 
 
 def class_counts(available: np.ndarray, size: int) -> np.ndarray:
-    """Share `size` in proportion to `available` [C], by largest remainder, at least one where there is any: counts [C]."""
+    """Share `size` in proportion to `available` [C], by largest remainder, at least one where any is: counts [C]."""
     quota = size * available / available.sum()
     counts = np.where(available > 0, np.maximum(np.floor(quota), 1), 0).astype(np.int64)
     while counts.sum() > size:

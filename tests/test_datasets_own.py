@@ -416,7 +416,7 @@ def test_rows_that_cannot_be_read_are_named(tmp_path):
 
 @pytest.mark.parametrize(("features", "message"), [
     ({"image": {"_type": "Array3D", "dtype": "uint8"}, "label": LABEL}, "'image': 'Array3D'.*expected one Image"),
-    ({"image": IMAGE, "kind": {"dtype": "float32", "_type": "Value"}}, "'kind': 'Value'.*one ClassLabel, or labels called"),
+    ({"image": IMAGE, "kind": {"dtype": "float32", "_type": "Value"}}, "'kind': 'Value'.*one ClassLabel, or labels"),
     ({"image": IMAGE, "fine": LABEL, "coarse": LABEL}, "'coarse': 'ClassLabel'.*remove_columns"),
     ({"image": [IMAGE], "label": LABEL}, "'image': False.*expected one Image"),
 ])  # fmt: skip

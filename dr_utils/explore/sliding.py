@@ -93,22 +93,14 @@ def curve(
 ):
     """Draw curves with a slider that moves a cursor along them, and a table of the values at the cursor.
 
-    rows : DataFrame
-        Tidy. Several rows at one place of the slider, such as one per seed, are averaged.
-    x, y, hue, menu, slider : str
-        Columns: the axes, the name of each curve, what is chosen from a menu, and what the slider runs through (x by
-        default; with another one, such as the fraction over an x of neurons, every curve has its own point).
-    errorbar : "sd", str, (str, str) or None
-        Standard deviation over the rows at each place; the column that holds one; or the columns of both ends.
-    columns : sequence of str, or mapping of str to str
-        Further columns of the table, with a format such as ".1%" in a mapping. Floats are averaged, of everything else
-        the first is shown.
-    at, start : sequence of float, float
-        Where the slider stops (by default wherever there are rows), and where it begins (in the middle).
-    labels, palette : mapping
-        What columns are called, and colours of curves, by name.
-    log, ylim, note
-        A logarithmic x axis; limits of y, None to fit the values; and a text below everything.
+    - x, y, hue, menu, slider: columns of tidy rows: the axes, the name of each curve, what a menu offers, and what
+      the slider runs through: x, or another one, such as the fraction over an x of neurons, where every curve has its
+      own point. Several rows at one place, such as one per seed, are averaged.
+    - errorbar: "sd" over the rows at each place; the column that holds one; or the two columns of an interval.
+    - columns: further columns of the table, in a mapping with a format such as ".1%".
+    - at, start: where the slider stops, by default wherever there are rows, and where it begins, the middle by default.
+    - labels, palette: what columns are called, and the colours of curves, by name.
+    - log: a logarithmic x axis; ylim: limits of y, None to fit the values; note: a text below everything.
 
     Without a person in front of the notebook, the table alone is returned; without rows, a sentence.
 

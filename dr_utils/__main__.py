@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dr_utils import run
 from dr_utils.device import device_name
-from dr_utils.models.listing import table
+from dr_utils.models.cards import table
 from dr_utils.profiles import CHECKOUT, load_profile
 from dr_utils.readme import renew
 from dr_utils.report import write_report

@@ -124,7 +124,7 @@ def test_unknown_names(given, message):
 
 def test_recommended_side():
     names = ("test_vit.r160_in1k", "torchvision:inception_v3", "mobilenet_v2")
-    assert [recommended_side(name) for name in names] == [160, 299, None] and recommended_side(Tiny()) is None
+    assert [recommended_side(name) for name in names] == [160, 299, 224] and recommended_side(Tiny()) == 224
 
 
 # ---------------------------------------------------------------- checkpoints

@@ -1,4 +1,4 @@
-"""The paper's networks: cards, the four published file layouts, what is refused, and the listing."""
+"""The paper's networks: cards, the four published file layouts, what is refused, and the cards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torchvision import models as torchvision_models
 import dr_utils
 from dr_utils.claims.paper_names import paper_network
 from dr_utils.models import PAPER as CARDS
-from dr_utils.models import available, check_network, listing, load_model, published
+from dr_utils.models import available, cards, check_network, load_model, published
 from dr_utils.models.files import Inert, fit, read_weights
 from dr_utils.store import AssetError, sha256_of
 
@@ -631,7 +631,7 @@ def test_a_weight_file_is_known_by_its_hash(resnet18, data, monkeypatch):
     network = load_model("resnet18_standard")
     before = network.identity
     assert network.weight_hash == sha256_of(file)
-    monkeypatch.setattr(listing, "sha256_of", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(cards, "sha256_of", lambda path: pytest.fail("hashed again"))
     assert load_model("resnet18_standard").identity == before
     monkeypatch.undo()
     monkeypatch.setenv("DR_DATA", str(data))
@@ -641,10 +641,10 @@ def test_a_weight_file_is_known_by_its_hash(resnet18, data, monkeypatch):
     assert after != before
     file.unlink()
     assert load_model("resnet18_standard").identity == after  # of a file that has been taken away since
-    assert listing.file_hash(CARDS["resnet18_standard"], fetch=False)
+    assert cards.file_hash(CARDS["resnet18_standard"], fetch=False)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **kwargs: pytest.fail("fetched"))
     with pytest.raises(AssetError, match="the weights of vgg16_standard .* are not here yet"):
-        listing.file_hash(CARDS["vgg16_standard"], fetch=False)
+        cards.file_hash(CARDS["vgg16_standard"], fetch=False)
 
 
 def test_torchvisions_vgg16_in_timms_names():
@@ -764,7 +764,7 @@ def test_a_listing_where_all_is_there_needs_no_steps(data, capsys):
 
     assert main(["models", "--data", str(data)]) == 0
     assert capsys.readouterr().out.rstrip().endswith("those on the hub are fetched when first used.")
-    assert {listing.state(card) for card in CARDS.values()} == {"present"}
+    assert {cards.state(card) for card in CARDS.values()} == {"present"}
 
 
 def test_a_listing_of_no_folder(tmp_path, capsys):

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from dr_utils import store
 from dr_utils.checks import unknown
-from dr_utils.models.cards import ARCHIVES, PAPER, PublishedCard
-from dr_utils.models.listing import file_hash
+from dr_utils.models.cards import ARCHIVES, PAPER, PublishedCard, file_hash
 from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD, VERSION, Network, NetworkCard
 from dr_utils.models.small import shipped
 

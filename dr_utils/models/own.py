@@ -16,7 +16,7 @@ from dr_utils.checks import nearest_first, short, unknown
 from dr_utils.models import LAYER, PAPER, POOL, available, load_model
 from dr_utils.models.backbone import head_of, layers_of
 from dr_utils.models.files import fit, read_weights, without_prefixes
-from dr_utils.models.loading import Opened, is_timm_model, of_timm, open_named, similar_timm_models
+from dr_utils.models.loading import Opened, of_timm, open_named
 from dr_utils.models.network import Network, NetworkCard
 from dr_utils.store import AssetError
 
@@ -34,35 +34,16 @@ def open_model(
 ) -> Network:
     """Open any network: from RGB images in [0, 1] to a vector of features each.
 
-    Parameters
-    ----------
-    model : str or nn.Module
-        A name of `load_model`, of timm, or of torchvision's classification networks, looked up in that order;
-        "timm:NAME" and "torchvision:NAME" say which. Or a module: a copy is kept, in evaluation mode and on the CPU.
-    checkpoint : path, optional
-        Weights for a named architecture of timm or torchvision: .safetensors, or a state dict saved by torch, alone
-        or under "state_dict", "model" and the like. Nothing but tensors is loaded. Its head may have any number of
-        classes, or be absent.
-    layer : str, optional
-        Which layer is read, one of `layer_names(model)`. By default the input of the last linear layer is read, and
-        where there is none, the output.
-    pool : {"mean", "token", "flat"}
-        Average over positions or tokens; the first token, which is the class token where there is one; or nothing
-        pooled, so that every position is a feature.
-    mean, std : float or three floats, optional
-        The network gets (image - mean) / std. By default the architecture's own, ImageNet's for modules: pass
-        mean=0, std=1 for a network that normalises by itself.
-    side : int, optional
-        Pixels: the one side of images that the network takes; by default the profile decides.
-    pretrained : bool
-        Random weights if False, for a name without a checkpoint; nothing is fetched.
+    `model` is a name of `load_model`, of timm or of torchvision ("timm:NAME" and "torchvision:NAME" say which), or a
+    module, of which a copy is kept. `checkpoint` holds weights for a named architecture of timm or torchvision:
+    .safetensors, or a state dict saved by torch, alone or under "state_dict", "model" and the like; its head may have
+    any number of classes, or be absent. `layer` is one of `layer_names(model)`; by default the input of the last linear
+    layer is read, or the output where there is none. `pool` is "mean", "token" or "flat", see `Tapped`. The network
+    gets (image - mean) / std, by default the architecture's own, or ImageNet's for a module. `side` is the one side in
+    pixels that the network takes. Without `pretrained`, a name without a checkpoint has random weights.
 
-    Raises
-    ------
-    ValueError
-        Unknown name or layer (nearest first), a network that fails on images, a layer that gives no tensor.
-    AssetError
-        Weights that are missing, damaged or refused, that do not fit, or that cannot be fetched.
+    ValueError: an unknown name or layer, a network that fails on images, a layer that gives no tensor. AssetError:
+    weights that are missing, damaged or refused, that do not fit, or that cannot be fetched.
     """
     kind, name = kind_of(model, checkpoint)
     given = {"mean": mean, "std": std}
@@ -97,17 +78,10 @@ def layer_names(model: str | nn.Module) -> list[str]:
     return layers_of(_open(kind, name, model, None, pretrained=False).module)
 
 
-def recommended_side(model: str | nn.Module) -> int | None:
-    """Return the side of images in pixels that a named network was made for; None where nobody says."""
+def recommended_side(model: str | nn.Module) -> int:
+    """Return the side of images in pixels that a named network was made for; 224 where nobody says."""
     kind, name = kind_of(model)
-    if kind == "suite":
-        return (available() | PAPER)[name].side
-    if kind == "timm":
-        import timm
-
-        cfg = timm.get_pretrained_cfg(name)
-        return cfg and cfg.input_size[-1]
-    return _torchvision_weights(name).transforms().crop_size[0] if kind == "torchvision" else None
+    return _open(kind, name, model, None, pretrained=False).side
 
 
 def kind_of(model, checkpoint=None) -> tuple[str, str]:
@@ -119,19 +93,21 @@ def kind_of(model, checkpoint=None) -> tuple[str, str]:
                 "its weights before it is passed: model.load_state_dict(...)."
             )
         return "module", type(model).__name__
+    import timm
     from torchvision import models as torchvision_models
 
-    theirs = torchvision_models.list_models(module=torchvision_models)
-    suite = available() | PAPER if checkpoint is None else {}
+    known = {
+        "suite": list(available() | PAPER) if checkpoint is None else [],
+        "timm": timm.list_models() + timm.list_pretrained(),
+        "torchvision": torchvision_models.list_models(module=torchvision_models),
+    }
     said, _, name = str(model).rpartition(":")
-    known = {"suite": suite.__contains__, "timm": is_timm_model, "torchvision": theirs.__contains__}
-    for kind, knows in known.items():
-        if said in ("", kind) and knows(name):
+    for kind, names in known.items():
+        if said in ("", kind) and name in names:
             return kind, name
-    alike = {"suite": suite, "timm": similar_timm_models(name, 10), "torchvision": theirs}
-    names = {n for kind, names in alike.items() if said in ("", kind) for n in names}
+    alike = nearest_first(name, {n for kind, names in known.items() if said in ("", kind) for n in names})[:10]
     hint = "A file of weights goes with the name of its architecture in timm or torchvision: checkpoint=FILE."
-    raise unknown(f"{said} network".strip(), name, nearest_first(name, names)[:10], hint=hint)
+    raise unknown(f"{said} network".strip(), name, alike, hint=hint)
 
 
 def _open(kind: str, name: str, model, checkpoint, pretrained: bool) -> Opened:
@@ -183,17 +159,10 @@ def _last_layer(module: nn.Module) -> str:
     return [n for n, part in module.named_modules() if getattr(getattr(part, "weight", None), "ndim", 0) > 1][-1]
 
 
-def _torchvision_weights(name: str):
-    """What torchvision says of a network's best weights."""
-    from torchvision.models import get_model_weights
-
-    return get_model_weights(name).DEFAULT
-
-
 def _open_torchvision(name: str, checkpoint, pretrained: bool) -> Opened:
-    from torchvision.models import get_model
+    from torchvision.models import get_model, get_model_weights
 
-    weights, facts = _torchvision_weights(name), {}
+    weights, facts = get_model_weights(name).DEFAULT, {}
     if checkpoint is not None:
         create = partial(get_model, name, weights=None)
         module, head, source = _with_weights(create, checkpoint, f"torchvision's {name}")

@@ -11,9 +11,8 @@ from torch import nn
 
 from dr_utils import fetch, store
 from dr_utils.models.backbone import weight_hash
-from dr_utils.models.cards import ARCHIVES, PublishedCard
+from dr_utils.models.cards import ARCHIVES, PublishedCard, weights_file
 from dr_utils.models.files import RELEASES, State, fit, read_layers_model, read_weights, without_prefixes
-from dr_utils.models.listing import weights_file
 from dr_utils.store import AssetError
 
 N_CLASSES = 1000

@@ -125,11 +125,9 @@ def _resnet(recipe) -> nn.Module:
 
 
 def _vgg(recipe) -> nn.Module:
-    """Two 3 x 3 convolutions per resolution (one at the first and last), max pooling between; two hidden linear layers.
+    """As VGG16, with one convolution at the first and last resolution and two in between, and two hidden linear layers.
 
-    As in VGG16, the hidden layers read what an adaptive pooling leaves, whatever the size of the image, and the
-    penultimate layer is the output of the second one's ReLU. Batch normalisation takes the place of dropout, so that
-    training draws no random numbers of its own.
+    Batch normalisation takes the place of dropout, so that training draws no random numbers of its own.
     """
     from torchvision.models.vgg import make_layers
 

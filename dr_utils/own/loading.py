@@ -85,7 +85,7 @@ def load(
         train_images, test_images = registry_images(str(data), limit=limit, seed=seed)
     else:
         train_images, test_images = open_images(data, limit=limit, seed=seed)
-    side = network.card.side or resolution or recommended_side(model) or 224
+    side = network.card.side or resolution or recommended_side(model)
     found = [extract(network, images, resolution=side, device=device) for images in (train_images, test_images)]
     return Source(*found, train_images.classes, network.card, train_images.name)
 

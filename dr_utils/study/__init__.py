@@ -18,7 +18,7 @@ from dr_utils.device import device_name
 from dr_utils.features import Features, extract, features_key, stored
 from dr_utils.fetch import data_dir
 from dr_utils.models import PAPER, Network, check_network, load_model, split_layer
-from dr_utils.models.listing import file_hash, missing_weights
+from dr_utils.models.cards import file_hash, missing_weights
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
 from dr_utils.store import AssetError, Stored

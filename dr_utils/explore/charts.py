@@ -82,7 +82,7 @@ class CurveChart(Chart):
         colours = [strokes[name][0] for name in self._names]
         self._cursor = self.line(GREY, stroke_width=1)
         self._bars = self.line(*colours)
-        self._levels = self.line(*colours, stroke_width=1.2, line_style="dotted")
+        self._levels = self.line(*colours, stroke_width=1.2, line_style="dashed")
         self._points = bq.Scatter(x=[0.0], y=[np.nan], scales=self.scales, colors=colours, default_size=70,
                                   stroke="white")  # fmt: skip
         self.figure.marks = [self._cursor, *marks, self._levels, self._bars, self._points]

@@ -115,7 +115,7 @@ class Explorer(sliding.SlidingCurve):
         super()._move(pd.DataFrame({"height": delta * self._full["mean"], "x": falls}))
         self.chart.head(
             "<b>Accuracy</b> of random subsets, mean over seeds ± 1 std. "
-            f"Dotted: {per_cent(delta)} of the full layer's, as far as the smallest fraction that reaches it."
+            f"Dashed: {per_cent(delta)} of the full layer's, as far as the smallest fraction that reaches it."
         )
         if self.detail.options != names:
             kept = self.detail.value if self.detail.value in names else next(iter(names), None)

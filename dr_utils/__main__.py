@@ -20,24 +20,20 @@ from dr_utils.run.options import Parser
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; exit with status 2 where it is wrong."""
     parser = Parser(prog="python -m dr_utils", description="The diffused redundancy suite.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, words: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=words, description=words, allow_abbrev=False)
-
-    command("run", "run the notebooks of a profile, as ./run_all.sh does")
-    models = command("models", "list the paper's networks, and where their weights are or how to get them")
+    add = parser.add_subparsers(dest="command", required=True, metavar="COMMAND").add_parser
+    add("run", help="run the notebooks of a profile, as ./run_all.sh does")
+    models = add("models", help="list the paper's networks, and where their weights are or how to get them")
     words = "folder whose folder 'weights' has weight files (default: DR_DATA)"
     models.add_argument("--data", metavar="DIR", help=words)
-    project = command("estimate", "project what a profile takes here: forward passes, bytes, time")
+    project = add("estimate", help="project what a profile takes here: forward passes, bytes, time")
     project.add_argument("--profile", default="paper", help="mini, paper or a YAML file (default: %(default)s)")
     project.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
     project.add_argument("--batch", type=int, help="images in a batch of the calibration (default: the profile's)")
-    page = command("report", "write the page of a finished run anew")
-    readme = command("readme", "renew README from a finished run")
-    for parser_of_folder in (page, readme):
+    page = add("report", help="write the page of a finished run anew")
+    readme = add("readme", help="renew README from a finished run")
+    for command in (page, readme):
         mini = CHECKOUT / "outputs" / "mini"
-        parser_of_folder.add_argument("folder", nargs="?", type=Path, default=mini, help="(default: outputs/mini)")
+        command.add_argument("folder", nargs="?", type=Path, default=mini, help="(default: outputs/mini)")
     return parser.parse_args(argv)
 
 

@@ -166,13 +166,14 @@ def test_tables_count_for_notebooks_that_read_them(finished):
     assert notebook_key(notebook, run) != notebook_key(notebook, other)
 
 
-def test_a_run_without_tables_says_why_there_is_no_report(finished):
-    notebook, run, table = finished
-    assert runner.report_line(run, notebook.parent) == f"report (all on one page): {run.folder / 'report.html'}"
+def test_the_page_is_written_where_there_are_tables(finished, capsys):
+    _, run, table = finished
+    assert runner.summary([], run, []) == "all notebooks done"
+    assert f"report (all on one page): {run.folder / 'report.html'}" in capsys.readouterr().out
     (run.folder / "report.html").unlink()
     table.unlink()
-    assert runner.report_line(run, notebook.parent).startswith("no report: no tables in ")
-    assert not (run.folder / "report.html").exists()
+    runner.summary([], run, [])
+    assert "report" not in capsys.readouterr().out and not (run.folder / "report.html").exists()
 
 
 def test_truncated_result_is_not_finished(finished):
@@ -344,15 +345,14 @@ def test_device(notebooks, arguments, monkeypatch, capsys):
     assert chosen("cpu") == "cpu"
 
 
-def test_claims_are_counted_and_those_that_differ_named(finished):
+def test_claims_are_counted(finished, capsys):
     _, run, _ = finished
-    assert runner.claims_line(run) == "no claims were judged"
     (run.folder / "tables" / "claims.csv").write_text(
         "claim,paper_figure,published,measured,verdict,why\n"
         "P1,Fig 1a,within 5 %,4.1 points,holds,\n"
         "P4,Sec 2.1,more classes need more,tau -0.2,differs,few tasks\n"
         "P5,Fig 1b,adv > std,nothing measured,not_tested,no such network\n"
     )
-    line = runner.claims_line(run)
-    assert "3 claims, 1 hold, 1 differ, 0 were measured but stay open, and for 1 nothing" in line
-    assert line.endswith("Those that differ: P4.")
+    runner.summary([], run, [])
+    counted = "3 claims, 1 hold, 1 differ, 0 were measured but stay open, and for 1 nothing was measured."
+    assert counted in capsys.readouterr().out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import logging
@@ -12,6 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
@@ -35,42 +35,29 @@ SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg
 
 
 def write_report(folder: str | Path, notebooks: Sequence[str] = ()) -> Path:
-    """Write the page of a run from the files in its folder, and the notebooks as HTML.
+    """Write ``report.html`` from the files in a folder such as outputs/mini, and its notebooks as HTML.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Results of a profile, such as outputs/mini: notebooks, figures and tables, whichever are there.
-    notebooks : sequence of str
-        Names of the notebooks that belong to the run; the page says which of them are missing.
-
-    Returns
-    -------
-    Path
-        ``report.html`` in the folder. Pages that are younger than all files they show are left as they are.
-
-    Raises
-    ------
-    ValueError
-        The folder has no tables, or a file that is not a notebook.
+    The page says which of `notebooks`, by name, are missing. Pages that are younger than all that they show are left as
+    they are. A folder without tables raises ValueError.
     """
     folder = Path(folder)
     if not any((folder / "tables").glob("*.csv")):
         raise ValueError(f"no tables in {folder / 'tables'}; run ./run_all.sh first, with the --profile of that name.")
     page = folder / "report.html"
-    files = [path for kind in ("tables/*", "figures/*", "notebooks/*.ipynb") for path in folder.glob(kind)]
-    if _older(page, *files):
-        content = _content(folder, notebooks)
-        with atomic_path(page) as part:
-            part.write_text(_rendered(folder, content), encoding="utf-8")
+    if _older(page, *(path for kind in ("tables/*", "figures/*", "notebooks/*.ipynb") for path in folder.glob(kind))):
+        _write(page, _rendered(folder, _content(folder, notebooks)))
     return page
 
 
 def _older(page: Path, *files: Path) -> bool:
     """Return whether a page is missing, or older than a file that it shows or than what writes it."""
-    if not page.is_file():
-        return True
-    return any(path.stat().st_mtime > page.stat().st_mtime for path in (*files, *HERE.glob("*.*")))
+    newest = max(path.stat().st_mtime for path in (*files, *HERE.glob("*.*")))
+    return not page.is_file() or page.stat().st_mtime < newest
+
+
+def _write(page: Path, html: str) -> None:
+    with atomic_path(page) as part:
+        part.write_text(html, encoding="utf-8")
 
 
 def _content(folder: Path, expected: Sequence[str]) -> dict:
@@ -106,19 +93,16 @@ def _without_title(profile: dict) -> str:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records") if path.is_file() else []
 
 
 def _figure(path: Path, from_paper: bool) -> dict:
     """Return what the page says of a figure: its caption is in the PNG, or else made from its name."""
     with Image.open(path) as image:
         (width, height), caption = image.size, image.info.get("Description", "")
-    number, words = re.fullmatch(r"(?:fig0*(\d+)_)?(.*)", path.stem, re.DOTALL).groups()
+    number, words = re.fullmatch(r"(?:fig0*(\d+)_)?(.*)", path.stem).groups()
     title, _, text = caption.partition(". ")
-    title = title.rstrip(".") or words.replace("_", " ").strip() or path.stem
+    title = title.rstrip(".") or words.replace("_", " ")
     if from_paper:
         title, text = f"{title} (published numbers)", f"{NOT_OURS} {text}".strip()
     return {"stem": path.stem, "width": width, "height": height, "number": f"Figure {number}" if number else "",
@@ -133,8 +117,12 @@ def _notebook(folder: Path, name: str, figures: list[dict]) -> dict:
     for suffix, status, words in (("", "done", "executed notebook"), (FAILED, "failed", "where it failed")):
         path = folder / "notebooks" / f"{name}{suffix}.ipynb"
         if path.is_file():
-            headings, about = _read(path)
-            found |= {"status": status, "about": about, "title": headings[0] if headings else found["title"]}
+            content = json.loads(path.read_text(encoding="utf-8"))
+            texts = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "markdown"]
+            # In one that failed, papermill's message comes first.
+            titles = [text.splitlines()[0].lstrip("# ") for text in texts if text.startswith("# ")]
+            about = content["metadata"].get(DONE, {})
+            found |= {"status": status, "about": about, "title": titles[0] if titles else found["title"]}
             found["pages"][words] = f"notebooks/{to_html(path).name}"
             made.update(about.get("made", ()))
         elif suffix:
@@ -148,22 +136,8 @@ def _notebook(folder: Path, name: str, figures: list[dict]) -> dict:
     }
 
 
-def _read(path: Path) -> tuple[list[str], dict]:
-    """Return a notebook's headings and what the runner noted in it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        texts = ["".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "markdown"]
-        about = content["metadata"].get(DONE, {})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a notebook ({error}); remove it, ./run_all.sh makes it anew.") from None
-    return [line.lstrip("# ") for text in texts for line in text.splitlines() if line.startswith("# ")], about
-
-
 def to_html(path: Path) -> Path:
-    """Write an executed notebook as HTML beside it, unless the page there is younger.
-
-    The page has no scripts, its images are embedded, and it fetches nothing.
-    """
+    """Write an executed notebook beside it as HTML that has no scripts and fetches nothing, unless that is younger."""
     page = path.with_suffix(".html")
     if _older(page, path):
         from nbconvert import HTMLExporter  # heavy, and a second run needs none
@@ -171,28 +145,23 @@ def to_html(path: Path) -> Path:
         # Its log warns of every figure without alternative text, which a notebook cannot give.
         log = logging.getLogger("nbconvert")
         log.setLevel(logging.ERROR)
-        exporter = HTMLExporter(
-            extra_template_paths=[str(HERE)], template_file="notebook.html.j2", embed_images=True, log=log
-        )
+        template = {"extra_template_paths": [str(HERE)], "template_file": "notebook.html.j2"}
+        exporter = HTMLExporter(embed_images=True, log=log, **template)
         exporter.config.NbConvertBase.display_data_priority = SHOWN
         html, _ = exporter.from_filename(str(path))
-        with atomic_path(page) as part:
-            part.write_text(html, encoding="utf-8")
+        _write(page, html)
     return page
 
 
 def _rendered(folder: Path, content: dict) -> str:
     def linked(text: str) -> str:
         # Tables named in backquotes become links.
-        def link(match: re.Match) -> str:
-            name = match[1]
-            return f'<a href="tables/{name}.csv">{name}</a>' if name in content["tables"] else f"<code>{name}</code>"
-
-        return re.sub(r"`(\w+)`", link, text)
+        text = re.sub(r"`(\w+)`", r"<code>\1</code>", str(text))  # not as Markup, which would escape it
+        return re.sub(f"<code>({'|'.join(content['tables'])})</code>", r'<a href="tables/\1.csv">\1</a>', text)
 
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"short": lambda text: textwrap.shorten(text, SHORT, placeholder=" …"), "linked": linked}
-    environment.filters["clock"] = clock
+    environment.filters |= {"clock": clock, "linked": linked}
+    environment.filters["short"] = lambda text: textwrap.shorten(text, SHORT, placeholder=" …")
     environment.tests["long"] = lambda text: len(text) > SHORT
     environment.globals["picture"] = lambda stem: _data_uri(folder / "figures" / f"{stem}.png")
     return environment.get_template("page.html.j2").render(content, nothing=NOTHING)

@@ -35,8 +35,9 @@ def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         notebooks, run = prepare(args, folder)
+        print(f"profile {run.profile.name} on {run.device}: {len(notebooks)} notebooks", flush=True)
         executions = execute(notebooks, run)
-        report = report_line(run, folder)
+        end = summary(executions, run, [path.stem for path in find_notebooks(folder)])
     except (ValueError, RuntimeError) as error:
         print(f"run_all.sh: {error}", file=sys.stderr)
         return 2
@@ -45,23 +46,12 @@ def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
-    print(f"\nprofile {run.profile.name} on {run.device}:")
-    for execution in executions:
-        print(f"  {execution.path.stem:<22}  {execution.status}  {clock(execution.seconds)}")
-        if execution.error:
-            print(f"    {execution.cell}: {execution.error}")
-    failed = sum(execution.status == "failed" for execution in executions)
-    end = f"{failed} of {len(executions)} notebooks failed" if failed else "all notebooks done"
-    print(f"\n{claims_line(run)}\n{report}\nnotebooks, figures and tables: {run.folder}")
     print(f"{end} in {clock(time.monotonic() - begun)}", flush=True)
-    return 1 if failed else 0
+    return int(any(execution.error for execution in executions))
 
 
 def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Path], Run]:
-    """Check everything that can be checked before long work starts; return the notebooks and what they share.
-
-    Bad input raises ValueError or RuntimeError, in one sentence.
-    """
+    """Check all that can be checked before long work starts; bad input raises ValueError or RuntimeError."""
     path = find_profile(args.profile)
     if args.data:
         # Notebooks run in processes of their own, and in their own folder.
@@ -83,9 +73,6 @@ def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Pa
 
 def execute(notebooks: Sequence[Path], run: Run) -> list[Execution]:
     """Compute the study, then run the notebooks; if there are no tables, only those that do not read them."""
-    print(
-        f"profile {run.profile.name}: {len(notebooks)} notebooks on {run.device}, results in {run.folder}", flush=True
-    )
     executions = [Execution(path, f"[{i}/{len(notebooks)}]") for i, path in enumerate(notebooks, start=1)]
     if readers := [execution for execution in executions if not computes(execution.path)]:
         print("measuring: results of earlier runs are reused", flush=True)
@@ -115,21 +102,17 @@ def measure(run: Run) -> dict[str, str]:
     return {name: sha256_of(study.tables_folder / f"{name}.csv") for name in tables | judged}
 
 
-def report_line(run: Run, folder: Path) -> str:
-    """Write the page of this profile's results; return the line that says where it is, or why there is none."""
-    try:
-        return f"report (all on one page): {write_report(run.folder, [path.stem for path in find_notebooks(folder)])}"
-    except (ValueError, OSError, RuntimeError) as error:
-        return f"no report: {error}"
-
-
-def claims_line(run: Run) -> str:
-    """Count the verdicts of the claims table and name the claims that differ."""
-    path = run.folder / "tables" / "claims.csv"
-    if run.profile.reference:
-        return "published numbers: nothing was measured, and no claim is tested by them"
-    if not path.is_file():
-        return "no claims were judged"
-    table = pd.read_csv(path, keep_default_na=False)
-    differ = ", ".join(table.claim[table.verdict == "differs"])
-    return counts(table) + (f" Those that differ: {differ}." if differ else "")
+def summary(executions: Sequence[Execution], run: Run, names: Sequence[str]) -> str:
+    """Say how each notebook went, count the claims' verdicts and write the report; return the last line."""
+    print(f"\nprofile {run.profile.name}, results in {run.folder}:")
+    for execution in executions:
+        print(f"  {execution.path.stem:<22}  {execution.status}  {clock(execution.seconds)}")
+        if execution.error:
+            print(f"    {execution.cell}: {execution.error}")
+    table = run.folder / "tables" / "claims.csv"
+    if table.is_file():
+        print(counts(pd.read_csv(table, keep_default_na=False)))
+    if any(table.parent.glob("*.csv")):
+        print(f"report (all on one page): {write_report(run.folder, names)}")
+    failed = sum(execution.status == "failed" for execution in executions)
+    return f"{failed} of {len(executions)} notebooks failed" if failed else "all notebooks done"

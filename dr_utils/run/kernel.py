@@ -20,7 +20,6 @@ from papermill.execute import raise_for_execution_errors
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-KERNEL_START = 300  # seconds; a cold disk and two busy cores are slow
 COMMAND = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
 # How notebooks behave without a person in front of them.
 ENVIRONMENT = {
@@ -67,7 +66,7 @@ class Execution:
                 self.notebook,
                 "python3",
                 progress_bar=False,
-                start_timeout=KERNEL_START,
+                start_timeout=300,  # seconds; a cold disk and two busy cores are slow
                 stderr_file=self,
                 kernel_manager_class=type("Kernel", (AsyncKernelManager,), {"kernel_spec": spec}),
                 on_cell_start=self._on_cell_start,

@@ -60,7 +60,7 @@ def find_notebooks(folder: Path = NOTEBOOKS, only: Sequence[str] = ()) -> list[P
     for name in only:
         matching = {path for path in found if name.zfill(2) in (path.name[:2], path.stem, path.name)}
         if not matching:
-            raise unknown("notebook", name, [path.stem for path in found], hint="You can also use a number such as 01.")
+            raise unknown("notebook", name, [path.stem for path in found])
         chosen |= matching
     return [path for path in found if path in chosen or not only]
 
@@ -71,11 +71,7 @@ def names_in(notebook: Path) -> list[str]:
 
 
 def read_parameters(pairs: Sequence[Sequence[str]], notebooks: Sequence[Path]) -> dict[Path, dict[str, object]]:
-    """Turn pairs of name and value, such as ("data", "photos/"), into what each notebook is given.
-
-    Values are read as YAML. A value that is a file or folder becomes its full path, because notebooks run in their own
-    folder. A name that no notebook has raises ValueError.
-    """
+    """Turn pairs of name and value, such as ("data", "photos/"), into what each notebook is given."""
     values = {name: _value(text) for name, text in pairs}
     known = {notebook: names_in(notebook) for notebook in notebooks} if values else {}
     for name in values:
@@ -86,6 +82,7 @@ def read_parameters(pairs: Sequence[Sequence[str]], notebooks: Sequence[Path]) -
 
 
 def _value(text: str) -> object:
+    """Read a value as YAML; a file or folder becomes its full path, because notebooks run in their own folder."""
     path = Path(text).expanduser()
     if path.exists():
         return str(path.resolve())
@@ -125,10 +122,7 @@ def is_finished(notebook: Path, run: Run) -> bool:
 
 
 def run_notebooks(executions: Sequence[Execution], run: Run) -> None:
-    """Execute notebooks, or keep what is finished; one that fails does not stop the others.
-
-    Those that only read the study's tables run two at a time. Those that compute follow, alone.
-    """
+    """Execute what is not finished: notebooks that only read tables two at a time, then those that compute, alone."""
     for execution in executions:
         if not run.force and is_finished(execution.path, run):
             execution.status = "kept"
@@ -152,7 +146,7 @@ def _run_group(executions: Sequence[Execution], workers: int, run: Run) -> None:
                 for future in left if not done else ():
                     if future.running():
                         futures[future].say(futures[future].cell)
-        except KeyboardInterrupt:
+        except BaseException:  # Ctrl-C, or a full disk
             pool.shutdown(wait=False, cancel_futures=True)
             while any(future.running() for future in futures):  # a kernel may just be starting
                 for process in psutil.Process().children(recursive=True):

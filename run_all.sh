@@ -2,8 +2,7 @@
 # The one way in: sets itself up, then runs the suite, its tests or JupyterLab. ./run_all.sh --help
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-venv="$root/.venv"
-torch=${DR_TORCH:-}
+venv="$root/.venv" torch=${DR_TORCH:-}
 
 failed() { printf 'run_all.sh: %s\n' "$1" >&2; exit "${2:-3}"; }
 say() { printf 'set-up: %s\n' "$1" >&2; }

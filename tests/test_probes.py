@@ -289,3 +289,14 @@ def test_cuda_agrees_with_cpu():
     cpu = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=5)
     cuda = fit_probes(x, y, x_test, y_test, subsets, seed=seeds, epochs=5, device="cuda")
     np.testing.assert_allclose(cpu.weight, cuda.weight, atol=1e-4)
+
+
+@pytest.mark.parametrize("setting", ["epochs", "batch_size", "step_epochs"])
+def test_settings_below_one_are_refused(setting):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        fit_probes(*make_task(), [np.arange(3)], **{setting: 0})
+
+
+def test_a_penalty_must_be_positive():
+    with pytest.raises(ValueError, match="alpha must be above 0"):
+        fit_ridge(*make_task(), [np.arange(3)], alpha=0.0)

@@ -120,6 +120,9 @@ def fit_probes(
     seeds = [int(s) for s in ([seed] * len(subsets) if np.ndim(seed) == 0 else seed)]
     if len(seeds) != len(subsets):
         raise ValueError(f"seed must be one integer or one per subset: {len(subsets)} subsets, {len(seeds)} seeds.")
+    if min(epochs, batch_size, step_epochs) < 1:
+        given = f"{epochs}, {batch_size}, {step_epochs}"
+        raise ValueError(f"epochs, batch_size and step_epochs must be at least 1; got {given}.")
     samples, best = np.arange(len(y_train)), None
     if held_out:
         from sklearn.model_selection import train_test_split
@@ -169,6 +172,8 @@ def fit_ridge(x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *
     array([1.  , 0.75])
     """
     x_train, y_train, x_test, y_test, subsets, n_classes = _checked(x_train, y_train, x_test, y_test, subsets)
+    if not alpha > 0:
+        raise ValueError(f"alpha must be above 0, so that the Gram matrix can be factorised; got {alpha}.")
     x, targets, mean, centre = _centred(x_train, y_train, n_classes, slice(None))
     cross = x.T @ targets
     weights: list[np.ndarray] = [np.empty(0)] * len(subsets)

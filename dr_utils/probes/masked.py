@@ -176,7 +176,7 @@ class Trainer:
 
     def load(self, x: np.ndarray) -> None:
         """Take train features [n, D] for the epochs to come."""
-        self.x = torch.as_tensor(x, device=self.device).to(self.stored) if self.resident else x
+        self.x = torch.tensor(x, device=self.device, dtype=self.stored) if self.resident else x
 
     def epoch(self, samples: np.ndarray, epoch: int, rate: float) -> None:
         """Pass once over these samples of the features, each probe in the order of its seed."""

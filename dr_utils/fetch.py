@@ -137,13 +137,8 @@ def hub_within_reach() -> Iterator[bool]:
         constants.HF_HUB_OFFLINE = before
 
 
-def read_member(archive_path: str | os.PathLike, member: str) -> bytes:
-    """Return the bytes of one member of a zip, wheel or tar archive; nothing in it is executed."""
-    return read_members(archive_path, [member])[member]
-
-
 def read_members(archive_path: str | os.PathLike, members: Iterable[str] | None = None) -> dict[str, bytes]:
-    """Return the bytes of those of the members (default: all files) that the archive has, in one pass."""
+    """Return the bytes of those of the members (default: all files) that a zip, wheel or tar archive has."""
     wanted = None if members is None else set(members)
     if zipfile.is_zipfile(archive_path):
         with zipfile.ZipFile(archive_path) as archive:

@@ -102,6 +102,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             with open(part, "r+b") as file:
                 os.fsync(file.fileno())
             os.replace(part, path)
+            with contextlib.suppress(OSError):  # nor must a power cut lose the name; not every system opens folders
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -192,10 +198,10 @@ def _save(part: Path, name: str, about: Mapping, arrays: Arrays, mapped: bool = 
 def read(kind: str, key: str) -> Stored | None:
     """Return what is stored under a key; None where there is nothing, or what was there is damaged and now removed."""
     path = path_of(kind, key)
-    if not path.exists():
-        return None
     try:
         return _load(path, f"{kind}/{key}")
+    except FileNotFoundError:  # never written, or another process has just removed it as damaged
+        return None
     except (OSError, MemoryError):  # not the file's fault
         raise
     except Exception:

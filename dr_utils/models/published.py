@@ -119,7 +119,7 @@ def _converted(module: nn.Module, card: PublishedCard) -> State:
     if card.layout == "keras":
         state = read_layers_model(fetch.read_members(archive), card.member)
     else:
-        state = read_weights(BytesIO(fetch.read_member(archive, card.member)), card.member)
+        state = read_weights(BytesIO(fetch.read_members(archive, [card.member])[card.member]), card.member)
     state = read_layout(card, state, module)
     state = {name: tensor.contiguous() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     if (found := weight_hash(state)) != card.weight_hash:

@@ -291,6 +291,13 @@ def test_normalisation_of_a_module():
     torch.testing.assert_close(features(raw), raw.module.body(images()))
 
 
+@pytest.mark.parametrize("wrong", [{"std": 0}, {"std": (0.2, -0.1, 0.2)}, {"mean": float("nan")}])
+@pytest.mark.parametrize("model", [Tiny(), "resnet10t"])
+def test_a_normalisation_that_cannot_be_is_refused(model, wrong):
+    with pytest.raises(ValueError, match="three finite numbers each, std above 0; got mean "):
+        open_model(model, pretrained=False, **wrong)
+
+
 def test_a_module_without_a_linear_head_gives_its_output():
     network = open_model(nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU()))
     assert network.width == 5 and "features: the output;" in network.card.source

@@ -119,10 +119,3 @@ def test_multiply_adds_by_hand():
     # A 3x3 convolution 3-4 at 32 x 32; at 16 x 16 a block 4-6 with its shortcut and a 1x1 one to 5; the head.
     network = build(tiny(widths=(4, 6), trunk_width=5, head_reads=5))
     assert count_multiply_adds(network) == 1024 * 27 * 4 + 256 * (36 * 6 + 54 * 6 + 4 * 6 + 6 * 5) + 5 * 3
-
-
-def test_refusals():
-    with pytest.raises(ValueError, match="unknown family"):
-        build(tiny(family="lstm"))
-    with pytest.raises(ValueError, match="between 1 and all 16 features"):
-        build(tiny(head_reads=17))

@@ -335,9 +335,6 @@ def test_tampered_and_truncated_weights_are_refused(stored):
     path.unlink()
     with pytest.raises(AssetError, match="tiny has no trained weights here; train it: python -m dr_utils.zoo train"):
         load_weights("tiny", folder)
-    card_path("tiny", folder).write_text("{")
-    with pytest.raises(AssetError, match="the card tiny.json is damaged"):
-        read_card("tiny", folder)
 
 
 # ---------------------------------------------------------------- the command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
@@ -33,10 +34,10 @@ def check_network(name: str) -> str:
         return name
     if name in (known := available() | PAPER):
         return name
-    from dr_utils.models import loading
+    import timm
 
-    if not loading.is_timm_model(name):
-        similar = ", ".join(loading.similar_timm_models(name))
+    if name not in (models := timm.list_models() + timm.list_pretrained()):
+        similar = ", ".join(difflib.get_close_matches(name, models, cutoff=0.5))
         hint = f"Any timm model works too, where the model hub can be reached{': ' + similar if similar else ''}."
         if name.startswith("small_"):
             hint += f" A small network that is not trained yet: python -m dr_utils.zoo train {name} --data DIR."

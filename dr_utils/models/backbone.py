@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -116,16 +116,20 @@ class Tapped(nn.Module):
 
     def probe(self, side: int) -> torch.Tensor:
         """Return features [2, D] of two images of noise, always the same; ValueError if the module fails on them."""
-        noise = torch.rand((2, 3, side, side), generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            try:
-                output = self._read(noise)
-            except Exception as error:  # whatever somebody's forward pass may raise
-                raise ValueError(
-                    f"the network fails on images of shape {list(noise.shape)} ({type(error).__name__}: "
-                    f"{short(error)}); give the side that it takes as side=..."
-                ) from error
-            return self._pooled(output, len(noise)).float()
+        return self._pooled(try_out(self._read, side), 2).float()
+
+
+@torch.inference_mode()
+def try_out(module: Callable, side: int):
+    """Give a module two images of noise, always the same, and return what it gives; ValueError if it fails."""
+    noise = torch.rand((2, 3, side, side), generator=torch.Generator().manual_seed(0))
+    try:
+        return module(noise)
+    except Exception as error:  # whatever somebody's forward pass may raise
+        raise ValueError(
+            f"the network fails on images of shape {list(noise.shape)} ({type(error).__name__}: "
+            f"{short(error)}); give the side that it takes as side=..."
+        ) from error
 
 
 def layers_of(module: nn.Module) -> list[str]:
@@ -136,24 +140,18 @@ def layers_of(module: nn.Module) -> list[str]:
 def head_of(module: nn.Module, side: int) -> str | None:
     """Return the name of the linear layer that gives a module's output: the last one called, if it has that shape.
 
-    The order in which layers were defined says nothing sure, so a forward pass is run. None if there is none, or if the
-    module fails, which `Tapped.probe` reports.
+    The order in which layers were defined says nothing sure, so a forward pass is run. None if there is none.
     """
-    calls: list[tuple[str, torch.Size]] = []
+    called: list[tuple[str, torch.Size]] = []
     handles = [
-        part.register_forward_hook(lambda _, given, output, name=name: calls.append((name, output.shape)))
+        part.register_forward_hook(lambda _, given, output, name=name: called.append((name, output.shape)))
         for name, part in module.named_modules()
         if name and isinstance(part, nn.Linear)
     ]
-    try:
-        with torch.inference_mode():
-            output = module(torch.zeros(2, 3, side, side))
-    except Exception:
-        return None
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls[-1][0] if calls and calls[-1][1] == getattr(output, "shape", None) else None
+    output = try_out(module, side)
+    for handle in handles:
+        handle.remove()
+    return called[-1][0] if called and called[-1][1] == getattr(output, "shape", None) else None
 
 
 def weight_hash(state: Mapping[str, torch.Tensor]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import re
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -54,21 +54,6 @@ def open_named(name: str, *, pretrained: bool = True) -> Opened:
 # ---------------------------------------------------------------- timm
 
 
-def is_timm_model(name: str) -> bool:
-    """Whether timm knows this architecture, and this pretrained tag if the name has one."""
-    import timm
-
-    return timm.is_model(name) and ("." not in name or name in timm.list_pretrained())
-
-
-def similar_timm_models(name: str, n: int = 3) -> list[str]:
-    """Return up to `n` names of timm models that look like the given one."""
-    import timm
-
-    known = timm.list_pretrained() if timm.is_model(name) else timm.list_models()
-    return difflib.get_close_matches(name, known, n, cutoff=0.5)
-
-
 def open_timm(name: str, *, pretrained: bool = True) -> Opened:
     """Open a network of timm, with the hub's weights or random ones; AssetError if the hub does not give them."""
     import timm
@@ -85,10 +70,12 @@ def open_timm(name: str, *, pretrained: bool = True) -> Opened:
     cfg, head = module.pretrained_cfg, module.get_classifier()
     linear = isinstance(head, nn.Linear)
     width = head.in_features if linear else getattr(module, "head_hidden_size", module.num_features)
+    tag = re.search("in(1k|12k|21k|22k)", cfg.get("tag") or "")
+    upstream = f"imagenet{tag[1].replace('22', '21')}" if tag else "unknown"
     where = cfg.get("hf_hub_id") or cfg.get("url") or "no published weights"
     card = NetworkCard(
         name=name, title=name, width=int(width), family=name.partition(".")[0].partition("_")[0], training="standard",
-        upstream=_upstream(cfg) if pretrained else "none", kind="imagenet",
+        upstream=upstream if pretrained else "none", kind="imagenet",
         source=f"timm, {where}" if pretrained else "timm, random weights", licence=cfg.get("license") or "unstated",
         top1=None,
     )  # fmt: skip
@@ -105,12 +92,3 @@ def of_timm(module: nn.Module, card: NetworkCard) -> Opened:
         module.reset_classifier(0)
         head = None
     return Opened(module, head, card, {"mean": data["mean"], "std": data["std"]}, data["input_size"][-1])
-
-
-def _upstream(cfg: dict) -> str:
-    """What a network of timm was trained on, by its tag or by its number of classes."""
-    tag = cfg.get("tag") or ""
-    if part := next((part for part in ("in21k", "in22k", "in12k", "in1k") if part in tag), ""):
-        return "imagenet" + part[2:].replace("22", "21")
-    by_classes = {1000: "imagenet1k", 21841: "imagenet21k", 21843: "imagenet21k"}
-    return by_classes.get(cfg.get("num_classes"), tag or "unknown")

@@ -7,6 +7,8 @@ from dataclasses import InitVar, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dr_utils.store import key_of
 
 if TYPE_CHECKING:
@@ -54,6 +56,10 @@ class Network:
 
     def __post_init__(self, body):
         self.load = self.load or (lambda: body)
+        if not np.isfinite([self.mean, self.std]).all() or min(self.std) <= 0:
+            raise ValueError(
+                f"mean and std must be three finite numbers each, std above 0; got mean {self.mean}, std {self.std}."
+            )
 
     @property
     def width(self) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from io import BytesIO
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from dr_utils import fetch, store
+from dr_utils.checks import short
 from dr_utils.models.backbone import weight_hash
 from dr_utils.models.cards import ARCHIVES, PublishedCard, weights_file
 from dr_utils.models.files import RELEASES, State, fit, read_layers_model, read_weights, without_prefixes
@@ -106,8 +108,28 @@ def load(module: nn.Module, card: PublishedCard) -> None:
         return
     path = weights_file(card)
     advice = f"get the published {card.file}" + (f" ({card.address})" if card.address else "")
-    state = read_layout(card, read_weights(path, advice=advice), module)
-    fit(module, state, f"{card.name} ({card.architecture})", path.name, advice)
+    state = read_weights(path, advice=advice)
+    if card.layout == "augreg":
+        _fill_augreg(module, path, state, advice)
+    else:
+        fit(module, read_layout(card, state, module), f"{card.name} ({card.architecture})", path.name, advice)
+
+
+def _fill_augreg(vit: nn.Module, path: Path, arrays: State, advice: str) -> None:
+    """Let timm read a file of Steiner et al. (2022); it passes over what it does not know, so all numbers are counted.
+
+    A file saved in the midst of training has the optimizer's state beside the weights.
+    """
+    found = sum(array.numel() for key, array in arrays.items() if not key.startswith("opt/state/"))
+    expected = sum(parameter.numel() for parameter in vit.parameters())
+    try:
+        if found != expected:
+            raise ValueError(f"{found:,} numbers")
+        vit.load_pretrained(str(path))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise AssetError(
+            f"{path.name} does not hold the network's {expected:,} weights ({short(error)}); {advice}."
+        ) from error
 
 
 def _converted(module: nn.Module, card: PublishedCard) -> State:
@@ -136,8 +158,6 @@ def read_layout(card: PublishedCard, state: State, module: nn.Module) -> State:
         return dict(zip(module.state_dict(), state.values(), strict=True))
     if card.layout == "keras":
         return _keras(state, module)
-    if card.layout == "augreg":
-        return _augreg(state, module)
     state = _robust(card, state) if card.layout == "robust" else without_prefixes(state)
     return _vgg(state, module) if (card.layout, card.family) == ("timm", "vgg16") else state
 
@@ -205,33 +225,3 @@ def _robust(card: PublishedCard, state: State) -> State:
             )
     own = {key: tensor for key, tensor in state.items() if not key.startswith("attacker.")}
     return without_prefixes({key.removeprefix("model."): tensor for key, tensor in own.items()})
-
-
-# As in github.com/google-research/vision_transformer (Steiner et al. 2022, "How to train your ViT?"), a JAX program:
-# axes are the other way round, and each attention head has axes of its own. A file saved in the midst of training has
-# the optimizer's state beside the weights.
-_AUGREG_NAMES = {
-    r"^opt/target/": "", r"^cls$": "cls_token", r"^embedding/": "patch_embed.proj.",
-    r"^Transformer/posembed_input/pos_embedding$": "pos_embed", r"^Transformer/encoder_norm/": "norm.",
-    r"^Transformer/encoderblock_(\d+)/": r"blocks.\1.", r"LayerNorm_0/": "norm1.", r"LayerNorm_2/": "norm2.",
-    r"MlpBlock_3/Dense_0/": "mlp.fc1.", r"MlpBlock_3/Dense_1/": "mlp.fc2.",
-    r"MultiHeadDotProductAttention_1/out/": "attn.proj.", r"MultiHeadDotProductAttention_1/(\w+)/": r"attn.\1.",
-    r"^head/": "head.", r"(scale|kernel)$": "weight",
-}  # fmt: skip
-
-
-def _augreg(arrays: State, module: nn.Module) -> State:
-    arrays = {key: array for key, array in arrays.items() if not key.startswith("opt/state/")}
-    state = rename(arrays, _AUGREG_NAMES)
-    for key, array in state.items():
-        if key == "patch_embed.proj.weight":
-            array = array.permute(3, 2, 0, 1)
-        elif ".attn." in key and array.ndim > 1:
-            array = array.flatten(0, 1) if ".proj." in key else array.flatten(-2)
-        state[key] = array.T if array.ndim == 2 and key.endswith(".weight") else array
-    for i in range(len(module.blocks)):
-        for kind in ("weight", "bias"):
-            parts = [f"blocks.{i}.attn.{part}.{kind}" for part in ("query", "key", "value")]
-            if all(part in state for part in parts):
-                state[f"blocks.{i}.attn.qkv.{kind}"] = torch.cat([state.pop(part) for part in parts])
-    return state

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 
 from dr_utils.models.network import NetworkCard
-from dr_utils.store import AssetError
 
 WEIGHTS = Path(__file__).parent / "weights"
 IMAGES_SIDE = 32  # pixels
@@ -54,16 +53,9 @@ def weights_path(name: str, folder: Path | str = WEIGHTS) -> Path:
 
 
 def read_card(name: str, folder: Path | str = WEIGHTS) -> Card | None:
-    """Read a card; None if there is none, AssetError if it is damaged."""
+    """Read a card; None if there is none."""
     path = card_path(name, folder)
-    if not path.is_file():
-        return None
-    try:
-        return Card(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise AssetError(
-            f"the card {path.name} is damaged ({error}); train {name} again or restore the file."
-        ) from error
+    return Card(**json.loads(path.read_text())) if path.is_file() else None
 
 
 @cache

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from dr_utils.checks import unknown
 from dr_utils.models.files import RELEASES, fit
 from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD
 from dr_utils.models.small import IMAGES_SIDE, WEIGHTS, Card, read_card, weights_path
@@ -55,13 +54,6 @@ def build(recipe) -> SmallNetwork:
     The trunk's weights are drawn before the heads', so that networks of one trunk and seed start from the same trunk
     whatever reads it. The global random state is left as it was.
     """
-    if recipe.family not in _TRUNKS:
-        raise unknown("family", recipe.family, _TRUNKS)
-    if not 1 <= recipe.head_reads <= recipe.trunk_width or (recipe.nesting and recipe.nesting[-1] != recipe.head_reads):
-        raise ValueError(
-            f"{recipe.name}: the last layer must read between 1 and all {recipe.trunk_width} features, and the last "
-            f"nested head what the last layer reads; got {recipe.head_reads} and nesting {recipe.nesting}."
-        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         trunk = _TRUNKS[recipe.family](recipe)

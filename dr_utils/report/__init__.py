@@ -44,7 +44,7 @@ def write_report(folder: str | Path, notebooks: Sequence[str] = ()) -> Path:
     if not any((folder / "tables").glob("*.csv")):
         raise ValueError(f"no tables in {folder / 'tables'}; run ./run_all.sh first, with the --profile of that name.")
     page = folder / "report.html"
-    if _older(page, *(path for kind in ("tables/*", "figures/*", "notebooks/*.ipynb") for path in folder.glob(kind))):
+    if _older(page, *folder.glob("tables/*.csv"), *folder.glob("figures/*"), *folder.glob("notebooks/*.ipynb")):
         _write(page, _rendered(folder, _content(folder, notebooks)))
     return page
 

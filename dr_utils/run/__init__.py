@@ -21,8 +21,7 @@ from dr_utils.profiles import PROFILES, REFERENCE_NOTEBOOKS, find_profile
 from dr_utils.progress import clock
 from dr_utils.readme import counts
 from dr_utils.report import write_report
-from dr_utils.run.kernel import Execution
-from dr_utils.run.notebooks import NOTEBOOKS, Run, computes, find_notebooks, read_parameters, run_notebooks
+from dr_utils.run.notebooks import NOTEBOOKS, Execution, Run, computes, find_notebooks, read_parameters, run_notebooks
 from dr_utils.run.options import parse
 from dr_utils.store import sha256_of
 from dr_utils.study import Study, write_table
@@ -95,10 +94,7 @@ def measure(run: Run) -> dict[str, str]:
     if not study.profile.reference:
         judged["against_paper"] = claims.against_paper(View(tables))
     for name, table in judged.items():
-        path, content = study.tables_folder / f"{name}.csv", table.to_csv(index=False, lineterminator="\n")
-        # What stays the same keeps its time, and so do the pages that show it.
-        if not path.is_file() or path.read_text(encoding="utf-8") != content:
-            write_table(table, path)
+        write_table(table, study.tables_folder / f"{name}.csv")
     return {name: sha256_of(study.tables_folder / f"{name}.csv") for name in tables | judged}
 
 

@@ -1,12 +1,17 @@
-"""The numbered notebooks of a profile: found, executed two at a time, kept if nothing they depend on changed."""
+"""The numbered notebooks of a profile: found, executed two at a time, kept if nothing they depend on changed.
+
+papermill and what it needs are imported where a notebook is executed: they take seconds, and a second run needs none.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -15,8 +20,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import nbformat
-import papermill
 import psutil
 import yaml
 from PIL import Image
@@ -27,7 +30,6 @@ from dr_utils.device import hardware_name
 from dr_utils.profiles import CHECKOUT, Profile
 from dr_utils.progress import clock
 from dr_utils.report import DONE, FAILED
-from dr_utils.run.kernel import Execution
 from dr_utils.store import atomic_path, key_of
 
 NOTEBOOKS = CHECKOUT / "notebooks"
@@ -36,6 +38,17 @@ AT_A_TIME = 2  # notebooks that only read tables
 HEARTBEAT = 15.0  # seconds after which the running cells are named
 LIBRARIES = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")}  # those that compute
 VERSIONS = {"python": platform.python_version(), **LIBRARIES, "dr_utils": __version__}
+KERNEL = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=CRITICAL"]
+# How notebooks behave without a person in front of them.
+ENVIRONMENT = {
+    "DR_HEADLESS": "1",
+    "DR_PROGRESS": "plain",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYTHONHASHSEED": "0",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "JUPYTER_PLATFORM_DIRS": "1",
+}
 
 
 @dataclass
@@ -49,6 +62,79 @@ class Run:
     parameters: Mapping[Path, Mapping[str, object]] = field(default_factory=dict)
     tables: Mapping[str, str] = field(default_factory=dict)  # hashes of the study's tables, by name
     force: bool = False
+
+
+@dataclass(eq=False)
+class Execution:
+    """A notebook of a run: where it is, and how it went."""
+
+    path: Path
+    label: str  # begins its lines in the log
+    status: str = ""  # then "done", "kept" (finished earlier, from the same inputs) or "failed"
+    cell: str = "before its first cell"
+    error: str = ""  # why it stopped, if it did
+    started: float = 0.0
+    seconds: float = 0.0
+    notebook: dict = field(default_factory=dict)  # nbformat's, with its outputs, as far as it ran
+
+    def say(self, text: str) -> None:
+        """Print a line at once: the output may be a pipe."""
+        print(f"{self.label} {self.path.stem}: {text}", flush=True)
+
+    def run(self, parameters: Mapping[str, object]) -> None:
+        """Execute all cells, or stop at the first error. In the main thread, nbclient would take over Ctrl-C."""
+        from jupyter_client.kernelspec import KernelSpec
+        from jupyter_client.manager import AsyncKernelManager
+        from nbclient.exceptions import DeadKernelError
+        from papermill.engines import NBClientEngine
+        from papermill.execute import raise_for_execution_errors
+        from papermill.iorw import load_notebook_node
+        from papermill.parameterize import parameterize_notebook
+
+        logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # nbclient's own words on what is reported here
+        # A "python3" kernel installed for the user may point anywhere. Jupyter names the notebook in the same way.
+        environment = ENVIRONMENT | {"JPY_SESSION_NAME": self.path.name}
+        spec = KernelSpec(argv=KERNEL, env=environment, display_name="Python 3", language="python")
+        self.started = time.time()
+        self.say("running")
+        self.notebook = load_notebook_node(str(self.path))
+        try:
+            self.notebook = parameterize_notebook(self.notebook, parameters, kernel_name="python3", language="python")
+            # papermill.execute_notebook keeps nothing of a notebook whose kernel died.
+            NBClientEngine.execute_notebook(
+                self.notebook,
+                "python3",
+                progress_bar=False,
+                start_timeout=300,  # seconds; a cold disk and two busy cores are slow
+                stderr_file=self,
+                kernel_manager_class=type("Kernel", (AsyncKernelManager,), {"kernel_spec": spec}),
+                on_cell_start=self._on_cell_start,
+                resources={"metadata": {"path": str(self.path.parent)}},
+            )
+            raise_for_execution_errors(self.notebook, None)
+        except DeadKernelError:
+            self.error = "the kernel died; most often the machine had too little memory"
+        except Exception as error:  # noqa: BLE001 - one notebook must not stop the others
+            # papermill's error tells that of the cell.
+            name, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
+            self.error = " ".join(f"{name}: {text}".split())
+        self.seconds = time.time() - self.started
+
+    def _on_cell_start(self, cell: dict, cell_index: int) -> None:
+        before = self.notebook.cells[: cell_index + 1]
+        number = sum(other.cell_type == "code" for other in before)  # that of In [n]
+        texts = "\n".join(other.source for other in before if other.cell_type == "markdown")
+        headings = re.findall(r"^#+\s*(.+)$", texts, re.MULTILINE)
+        self.cell = f"cell {number}" + (f" ({headings[-1].strip()})" if headings else "")
+
+    # papermill takes this object for the file that stderr goes to.
+    def write(self, text: str) -> None:
+        """Pass on what a cell says on stderr."""
+        for line in filter(str.strip, text.splitlines()):
+            self.say(line)
+
+    def flush(self) -> None:
+        """Do nothing: lines are passed on at once."""
 
 
 def find_notebooks(folder: Path = NOTEBOOKS, only: Sequence[str] = ()) -> list[Path]:
@@ -67,7 +153,9 @@ def find_notebooks(folder: Path = NOTEBOOKS, only: Sequence[str] = ()) -> list[P
 
 def names_in(notebook: Path) -> list[str]:
     """Return the names of a notebook's parameters, without those that all notebooks share."""
-    return [name for name in papermill.inspect_notebook(str(notebook)) if name not in COMMON]
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", ()))
+    return [name for name in re.findall(r"^(\w+)\s*[:=]", source, re.MULTILINE) if name not in COMMON]
 
 
 def read_parameters(pairs: Sequence[Sequence[str]], notebooks: Sequence[Path]) -> dict[Path, dict[str, object]]:
@@ -158,6 +246,8 @@ def _run_group(executions: Sequence[Execution], workers: int, run: Run) -> None:
 
 def _write(execution: Execution, key: str, run: Run) -> None:
     """Write an executed notebook, with what is noted of it; one that failed has another name, and no key."""
+    import nbformat
+
     path, error = execution.path, execution.error
     target, failed = (run.folder / "notebooks" / f"{path.stem}{suffix}.ipynb" for suffix in ("", FAILED))
     execution.notebook.metadata.setdefault(DONE, {}).update(

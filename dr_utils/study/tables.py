@@ -20,9 +20,11 @@ _NUMBERS = {name: [""] for name in ("cka", "low", "high", "top1", "side")}
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, atomically, floats to their last digit."""
-    with store.atomic_path(path) as part:
-        table.to_csv(part, index=False, lineterminator="\n")
+    """Write a table as CSV, atomically, floats to their last digit; one that is the same keeps its time."""
+    content = table.to_csv(index=False, lineterminator="\n").encode()
+    if not path.is_file() or path.read_bytes() != content:
+        with store.atomic_path(path) as part:
+            part.write_bytes(content)
 
 
 def read_tables(folder: str | Path, names: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:

@@ -60,7 +60,7 @@ def _lines(error: ValidationError) -> list[str]:
     """Say each mistake in one line."""
     lines = []
     for mistake in error.errors():
-        where = "".join(f"{step}." for step in mistake["loc"])[:-1]
+        where = ".".join(map(str, mistake["loc"]))
         text = f"{mistake['msg'].replace('Input should be', 'expected')}; got {mistake['input']!r}."
         if mistake["type"] == "missing":
             text = "this key is missing."

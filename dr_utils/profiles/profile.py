@@ -56,10 +56,6 @@ def _with_test(names: list) -> list:
     return names
 
 
-def _ascending(values: list) -> list:
-    return sorted(set(values))
-
-
 def _tasks(value: Any) -> Any:
     """Read a plain list of names, or a name without a value, as tasks with nothing but defaults."""
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
@@ -67,7 +63,7 @@ def _tasks(value: Any) -> Any:
     return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-Some, Distinct = Field(min_length=1), AfterValidator(_distinct)
+Some, Distinct, Ascending = Field(min_length=1), AfterValidator(_distinct), AfterValidator(lambda v: sorted(set(v)))
 Names = Annotated[list[str] | str, PlainValidator(_all_or_names)]
 Augmentation = Annotated[str | dict[str, int], PlainValidator(_augmentation)]
 Count = Annotated[int, Field(ge=1)]
@@ -75,8 +71,8 @@ Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Fractions = Annotated[list[Annotated[float, BeforeValidator(check_fraction)]], Some, AfterValidator(_ascending)]
-Deltas = Annotated[list[Annotated[float, BeforeValidator(check_delta)]], Some, AfterValidator(_ascending)]
+Fractions = Annotated[list[Annotated[float, BeforeValidator(check_fraction)]], Some, Ascending]
+Deltas = Annotated[list[Annotated[float, BeforeValidator(check_delta)]], Some, Ascending]
 
 
 class Part(BaseModel):
@@ -218,10 +214,8 @@ class Profile(Part):
     def _measures_full_layers(self) -> Profile:
         for network, task in self.cells():
             if 1.0 not in self.selected(network, task).get("random", ()):
-                raise ValueError(
-                    f"the full layer of {network} is not measured on {task}; selections must hold "
-                    "{selection: random}, and its fractions 1.0."
-                )
+                needed = "selections must hold {selection: random}, and its fractions 1.0."
+                raise ValueError(f"the full layer of {network} is not measured on {task}; {needed}")
         return self
 
     def cells(self) -> list[tuple[str, str]]:
@@ -251,19 +245,14 @@ class Profile(Part):
         )
 
     def check_names(self, check_network: Callable[[str], Any], cards: Mapping[str, Any]) -> None:
-        """Check the names of networks, tasks and evaluation sets; ValueError lists the known ones, nearest first.
-
-        A selection may name a network or a task that this profile leaves out, but it must exist.
-        """
-        networks, tasks = [self.networks], [list(self.tasks)]
-        for part in (*self.tasks.values(), *self.selections, self.cka):
-            networks.append(getattr(part, "networks", "all"))
-            tasks.append(getattr(part, "tasks", "all"))
-        for name in dict.fromkeys(name for names in networks if names != "all" for name in names):
-            check_network(name)
-        for name in (name for names in tasks if names != "all" for name in names):
-            if name not in cards:
-                raise unknown("task", name, cards)
+        """Check the names of networks, tasks and evaluation sets, also of those that only a selection names."""
+        for part in (self, *self.tasks.values(), *self.selections, self.cka):
+            networks, tasks = (getattr(part, kind, "all") for kind in ("networks", "tasks"))
+            for name in networks if networks != "all" else []:
+                check_network(name)
+            for name in tasks if tasks != "all" else []:
+                if name not in cards:
+                    raise unknown("task", name, cards)
         for name, task in self.tasks.items():
             for eval_set in set(task.eval_sets) - set(cards[name].splits):
                 raise unknown(f"evaluation set of {name}", eval_set, set(cards[name].splits) - {"train"})

@@ -21,7 +21,7 @@ from dr_utils.models import PAPER, Network, check_network, load_model, split_lay
 from dr_utils.models.cards import file_hash, missing_weights
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
-from dr_utils.store import AssetError, Stored
+from dr_utils.store import AssetError
 from dr_utils.study import published
 from dr_utils.study.cell import VERSION, compute_cell
 from dr_utils.study.tables import noted_in, read_again, read_tables, tables_of, write_table, write_tables
@@ -39,13 +39,12 @@ class Study:
     profile : str, Path or Profile
         Name of a profile in notebooks/profiles, path of a YAML file, or a loaded profile.
     out : str or Path, optional
-        Folder of the results, "outputs" in the checkout by default; this study writes to ``out/<profile name>/``.
+        Results go to ``out/<profile name>/``; "outputs" in the checkout by default.
     device : {"auto", "cpu", "cuda"}
 
     Attributes
     ----------
     folder, tables_folder, figures_folder : Path
-        Where results go.
     notes : list of str
         After `run`: what to know about single cells, such as diverged probes.
 
@@ -163,7 +162,8 @@ class Study:
         bar = progress(todo, desc="cells", unit="cells", even=False)
         for cell in bar:
             bar.set_description(" on ".join(cell))
-            keys[cell], found[cell] = self._compute(*cell)
+            keys[cell] = self._compute(*cell)
+            found[cell] = store.read("cells", keys[cell])
         found = {cell: found[cell] for cell in keys if found.get(cell)}
         cards = {name: self.network(name).card for name, _ in found}
         tables, self.notes = tables_of(self.profile, found, cards, available_tasks())
@@ -245,8 +245,8 @@ class Study:
                 keys[cell] = known.get("/".join(cell))
         return keys
 
-    def _compute(self, network: str, task: str) -> tuple[str, Stored]:
-        """Compute a cell and store it; return its key too."""
+    def _compute(self, network: str, task: str) -> str:
+        """Compute and store a cell; return its key."""
         made_of, spec = self._made_of(network, task), self.profile.spec(network, task)
         evals = {split: self.features(network, task, split) for split in self._splits(task)}
         sizes = {split: len(features.y) for split, features in evals.items()}
@@ -260,9 +260,8 @@ class Study:
         notes += [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
         about = {**made_of, "notes": notes, "weight_hash": self.network(network).weight_hash, "sizes": sizes,
                  "n_classes": len(classes)}  # fmt: skip
-        key = store.key_of(made_of)
-        store.write("cells", key, about=about, tables=tables)
-        return key, Stored({}, tables, about)
+        store.write("cells", store.key_of(made_of), about=about, tables=tables)
+        return store.key_of(made_of)
 
     def _about_tables(self, keys: dict[Cell, str]) -> dict:
         """Return what the tables of these cells follow from."""

@@ -28,8 +28,7 @@ CARDS = {name: SimpleNamespace(splits=list(sets)) for name, sets in TASKS["eval_
 def check_network(name: str) -> None:
     """Refuse a network without published curves."""
     if name not in NETWORKS.index:
-        hint = "With reference: true a profile can only name what reference_values.csv covers."
-        raise unknown("published network", name, NETWORKS.index, hint=hint)
+        raise unknown("published network", name, NETWORKS.index)
 
 
 def published_tables(profile: Profile) -> tuple[dict[str, pd.DataFrame], list[str]]:

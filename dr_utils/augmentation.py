@@ -1,7 +1,7 @@
 """Train images changed at random, each in its own way, in whole batches on any device (Appendix B of the paper).
 
-The transforms of torchvision draw one set of numbers for a whole batch. Here every image has its own, and the same ones
-whatever the size of the batch. The changes themselves are torchvision's, as the tests show.
+The transforms of torchvision draw one set of numbers for a whole batch; here every image has its own. The changes
+themselves are torchvision's, as the tests show.
 """
 
 from __future__ import annotations
@@ -32,13 +32,10 @@ RECIPES = {"paper": _PAPER, "published": {**_PAPER, "crop": True}}
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One augmented view of a set of images: what happens to image i depends on (seed, view, i) and on nothing else.
+    """One augmented view of a set of images: what happens to image i depends on (seed, view, i) and on nothing else."""
 
-    `name` is that of the recipe; `view` (0, 1, ...) the epoch, or the number of the stored view.
-    """
-
-    name: str
-    view: int
+    name: str  # of the recipe
+    view: int  # 0, 1, ...: the epoch, or the number of the stored view
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,8 +50,7 @@ class Augmentation:
     def draws(self, start: int, n: int) -> tuple[np.ndarray, ...]:
         """Return what happens to images start .. start + n - 1, an array [n] or [n, 3] each.
 
-        Flips; factors of brightness, contrast and saturation; which of them comes first, second and third; angles in
-        radians, counter-clockwise; seeds of the crops.
+        Flips; factors of brightness, contrast, saturation; their order; angles in radians; seeds of the crops.
         """
         bits = np.random.PCG64([self.seed, self.view]).advance(_DRAWS * start)
         u, r = np.random.Generator(bits).random((n, _DRAWS)), RECIPES[self.name]
@@ -81,10 +77,7 @@ class Augmentation:
         return parts
 
     def __call__(self, batch: torch.Tensor, start: int) -> torch.Tensor:
-        """Flip, jitter and rotate resized images, float [B, 3, H, W], RGB in [0, 1], on their device.
-
-        They are images start .. start + B - 1 of the set, cut by `crops` before they were resized.
-        """
+        """Flip, jitter and rotate resized images start .. start + B - 1, float [B, 3, H, W] in [0, 1]."""
         import torch
 
         drawn = self.draws(start, len(batch))

@@ -43,17 +43,10 @@ class Features:
 
 
 def extract(
-    network: Network,
-    task: ImageTask,
-    *,
-    resolution: int | None = None,
-    device: str | torch.device = "auto",
-    batch_size: int = 64,
-    precision: str = "auto",
-    augmentation: Augmentation | None = None,
-    dtype: str = "float32",
+    network: Network, task: ImageTask, *, resolution: int | None = None, device: str | torch.device = "auto",
+    batch_size: int = 64, precision: str = "auto", augmentation: Augmentation | None = None, dtype: str = "float32",
     store: bool = True,
-) -> Features:
+) -> Features:  # fmt: skip
     """Return a network's features on a task, from the store or by one forward pass.
 
     Parameters
@@ -70,11 +63,11 @@ def extract(
     precision : {"auto", "float32", "mixed"}
         "mixed" is autocast (float16 on CUDA, bfloat16 on the CPU); "auto" is mixed on CUDA, float32 on the CPU.
     augmentation : Augmentation, optional
-        What happens to each image, cut before and changed after it is resized.
+        What happens to each image.
     dtype : {"float32", "float16"}
-        What features are stored and returned as, whatever the precision; float16 halves disk and memory.
+        Of the features that are stored and returned, whatever the precision.
     store : bool
-        Whether to look in the store first and to write to it.
+        Whether to read from the store and write to it.
 
     Returns
     -------
@@ -141,15 +134,9 @@ def _identity(
         raise ValueError(f"resolution must be at least 1; got {resolution}.")
     on_gpu = has_cuda() if str(device) == "auto" else str(device).startswith("cuda")
     mixed = precision == "mixed" or (precision == "auto" and on_gpu)
-    return {
-        "version": VERSION,
-        "network": network.identity,
-        "images": digest,
-        "resolution": resolution,
-        "precision": ("float16" if on_gpu else "bfloat16") if mixed else "float32",
-        "augmentation": augmentation and augmentation.identity,
-        "dtype": dtype,
-    }
+    precision = ("float16" if on_gpu else "bfloat16") if mixed else "float32"
+    about = {"version": VERSION, "network": network.identity, "images": digest, "resolution": resolution}
+    return about | {"precision": precision, "augmentation": augmentation and augmentation.identity, "dtype": dtype}
 
 
 def _forward(out, network, images, resolution, device, batch_size, autocast, augmentation, label) -> None:
@@ -160,11 +147,11 @@ def _forward(out, network, images, resolution, device, batch_size, autocast, aug
     mixed = torch.autocast(device.type, autocast, enabled=autocast != torch.float32)
     # Images before `written` are in `out`, those up to `done` are in `waiting`, still on the device.
     written, done, waiting, bar = 0, 0, [], progress(total=len(images), desc=label, unit="images")
-    with torch.inference_mode(), mixed, bar, read_ahead(images) as ready:
+    with torch.inference_mode(), mixed, bar, read_ahead(images) as take:
         while done < len(images):
             stop = min(done + batch_size, len(images))
             try:
-                part = augmentation.crops(ready[done:stop], done) if augmentation else ready[done:stop]
+                part = augmentation.crops(take(done, stop), done) if augmentation else take(done, stop)
                 batch = resize_batch(part, resolution, device)
                 batch = augmentation(batch, done) if augmentation else batch
                 batch = batch.contiguous(memory_format=torch.channels_last)

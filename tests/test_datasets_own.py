@@ -403,7 +403,7 @@ def test_a_dataset_dict(test, tmp_path):
     ({"dtype": "int64", "_type": "Value"}, [7, 3] * 4, ("3", "7")),
 ])  # fmt: skip
 def test_labels_without_class_names(label, labels, classes, tmp_path):
-    write_dataset(tmp_path / "set", [as_png(noise(i)) for i in range(8)], labels, label=label, name="target")
+    write_dataset(tmp_path / "set", [as_png(noise(i)) for i in range(8)], labels, label=label)
     assert open_images(tmp_path / "set")[0].classes == classes
 
 
@@ -416,7 +416,7 @@ def test_rows_that_cannot_be_read_are_named(tmp_path):
 
 @pytest.mark.parametrize(("features", "message"), [
     ({"image": {"_type": "Array3D", "dtype": "uint8"}, "label": LABEL}, "'image': 'Array3D'.*expected one Image"),
-    ({"image": IMAGE, "kind": {"dtype": "float32", "_type": "Value"}}, "'kind': 'Value'.*one ClassLabel, or labels"),
+    ({"image": IMAGE, "kind": {"dtype": "float32", "_type": "Value"}}, "'kind': 'Value'.*or a column called label"),
     ({"image": IMAGE, "fine": LABEL, "coarse": LABEL}, "'coarse': 'ClassLabel'.*remove_columns"),
     ({"image": [IMAGE], "label": LABEL}, "'image': False.*expected one Image"),
 ])  # fmt: skip

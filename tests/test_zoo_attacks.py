@@ -101,22 +101,3 @@ def test_random_start_is_seeded_and_uniform_in_the_ball():
     assert inside.max() <= 2.0
     # In two dimensions half the radius holds a quarter of the area.
     assert (inside < 1.0).float().mean() == pytest.approx(0.25, abs=0.03)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"radius": 0.0, "steps": 1}, "radius > 0"),
-        ({"radius": 1.0, "steps": 0}, "steps >= 1"),
-    ],
-)
-def test_bad_settings_are_refused(settings, message):
-    images, labels = some_images()
-    with pytest.raises(ValueError, match=message):
-        pgd(linear_network(), images, labels, **settings)
-
-
-def test_images_outside_the_range_are_refused():
-    images, labels = some_images()
-    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
-        pgd(linear_network(), images * 255, labels, radius=1.0, steps=1)

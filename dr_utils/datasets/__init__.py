@@ -12,10 +12,8 @@ from dr_utils.datasets.own import DataWarning, open_images
 from dr_utils.datasets.sources import CARDS, decoded_split, fingerprint, listed_split, missing_files
 from dr_utils.datasets.task import DRAW_VERSION, ImageTask, TaskCard, draw, take
 
-__all__ = [
-    "DataWarning", "ImageTask", "TaskCard", "available", "identity", "load_dataset", "missing_files", "open_images",
-    "read_ahead",
-]  # fmt: skip
+__all__ = ["DataWarning", "ImageTask", "available", "identity", "load_dataset", "missing_files", "open_images"]
+__all__ += ["TaskCard", "read_ahead"]
 
 CORRUPTED_SEVERITY = 3
 
@@ -28,8 +26,8 @@ def available() -> dict[str, TaskCard]:
 def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 0) -> ImageTask:
     """Load a split of a task, or a stratified subset of it.
 
-    Archives are fetched and decoded once and kept in the cache folder. The paper's other data sets (cifar100, pets,
-    flowers, imagenet1k) are read from the user's data folder, `--data` or DR_DATA.
+    Archives are fetched and decoded once; cifar100, pets, flowers and imagenet1k are read from your data folder
+    (`--data`, DR_DATA).
 
     Parameters
     ----------
@@ -37,11 +35,9 @@ def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 
         One of `available()`.
     split : str
         "train" or "test"; "validation" (groceries); "imagenetv2" (imagenet1k); "corrupted" (cifar10): the images
-        that "test" gives for the same size and seed, in the same order, image i under corruption i modulo 8 at
-        severity 3.
+        of "test" for the same size and seed, image i under corruption i modulo 8 at severity 3.
     size : int, optional
-        How many images: in proportion to the classes, by largest remainder, at least one for each, shuffled.
-        All of them, in the order of the source, by default.
+        How many images, in proportion to the classes, shuffled; all, in the order of the source, by default.
     seed : int
         Fixes which images are drawn, for each split separately, and the noise of "corrupted".
 
@@ -76,8 +72,7 @@ def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 
 def identity(name: str, split: str, *, size: int | None = None, seed: int = 0) -> str:
     """Return the `digest` of what `load_dataset` gives for the same arguments, without opening an image.
 
-    It follows from the pinned hashes of the images, or for a folder from the names and sizes of its files, and from
-    what is drawn. In a folder, a picture that is replaced by another one of equal size is not noticed.
+    It follows from what is drawn and the pinned hashes of the images; for a folder, from the names and sizes of files.
     """
     if name not in CARDS:
         raise unknown("task", name, CARDS)

@@ -1,8 +1,7 @@
 """Common corruptions of images at severities 1 to 5, after Hendrycks & Dietterich (ICLR 2019).
 
-Own implementation of eight of the corruptions with the severities published for CIFAR-10-C (`make_cifar_c.py`). They
-are tuned to images of 32x32 pixels: on larger ones they are milder than those of ImageNet-C. Values are rounded to the
-nearest of 256 levels, where the published ones are truncated, so pixels may differ by one level, besides the noise.
+Own implementation of eight of them, with the severities of CIFAR-10-C (`make_cifar_c.py`), for images of 32x32 pixels.
+Values are rounded to the nearest of 256 levels, where the published ones are truncated.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,8 @@ def decode(
 ) -> np.ndarray:
     """Decode a file, or the content of one, to uint8 [H, W, 3]; raise Unreadable if that cannot be done.
 
-    `published` gives the pixels of torchvision's loader, which published accuracies rest on: without a look at EXIF or
-    transparency. Otherwise the picture is turned as its EXIF says, laid over white where it is transparent, and 16 bits
-    are scaled to 8. `resize` changes the size of the RGB picture. Of an animation the first frame counts.
+    `published` gives the pixels of torchvision's loader, which published accuracies rest on; otherwise see `_as_seen`.
+    `resize` changes the size of the RGB picture. Of an animation the first frame counts.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -88,34 +87,27 @@ class LazyImages(Sequence):
         try:
             return decode(Path(self.files[i]), published=True)
         except Unreadable as error:
-            raise AssetError(
-                f"{self.files[i]} cannot be read as an image ({error}); put a sound copy there."
-            ) from error
-
-
-class _Ahead:
-    """Slices of images in files: while one is used, the next of the same length is being decoded, each image once."""
-
-    def __init__(self, images: LazyImages, pool: ThreadPoolExecutor) -> None:
-        self._images, self._pool = images, pool
-        self._decoded: dict[int, Future[np.ndarray]] = {}
-
-    def __getitem__(self, which: slice) -> list[np.ndarray]:
-        start, stop, _ = which.indices(len(self._images))
-        # Earlier images are let go; those that failed, as for want of memory, are tried again.
-        kept = {i: f for i, f in self._decoded.items() if i >= start and not (f.done() and f.exception())}
-        for i in range(start, min(2 * stop - start, len(self._images))):
-            if i not in kept:
-                kept[i] = self._pool.submit(self._images.decode, i)
-        self._decoded = kept
-        return [kept[i].result() for i in range(start, stop)]
+            what = f"{self.files[i]} cannot be read as an image ({error}); put a sound copy there."
+            raise AssetError(what) from error
 
 
 @contextlib.contextmanager
-def read_ahead(images: np.ndarray | Sequence[np.ndarray]) -> Iterator[np.ndarray | Sequence[np.ndarray] | _Ahead]:
-    """Give images to be read slice by slice; those in files (LazyImages) are decoded one slice ahead, in threads."""
-    if isinstance(images, LazyImages):
-        with ThreadPoolExecutor() as pool:
-            yield _Ahead(images, pool)
-    else:
-        yield images
+def read_ahead(images: np.ndarray | Sequence[np.ndarray]) -> Iterator[Callable[[int, int], Sequence[np.ndarray]]]:
+    """Give a function of start and stop that returns these images, for use from the first to the last.
+
+    While a slice of LazyImages is used, the next of the same length is being decoded, each image once.
+    """
+    decoded = {}
+
+    def take(start: int, stop: int) -> Sequence[np.ndarray]:
+        if not isinstance(images, LazyImages):
+            return images[start:stop]
+        for i in range(start, min(2 * stop - start, len(images))):
+            if i not in decoded:
+                decoded[i] = pool.submit(images.decode, i)
+        for i in [i for i in decoded if i < start]:
+            del decoded[i]
+        return [decoded[i].result() for i in range(start, stop)]
+
+    with ThreadPoolExecutor() as pool:
+        yield take

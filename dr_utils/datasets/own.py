@@ -20,7 +20,6 @@ from dr_utils.store import AssetError
 
 SPLITS = ("train", "test", "val", "validation", "valid")  # train first, then what may serve as test, the best first
 LAYOUTS = "PATH/<class>/* to be split, or PATH/train/<class>/* and PATH/test/<class>/*"
-LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
 
 
 class DataWarning(UserWarning):
@@ -34,13 +33,12 @@ def open_images(
 
     `path` is a folder of class folders, a folder with `train/<class>/*` and `test/<class>/*` (or "val", "validation";
     the task's `split` says so), or a folder that `datasets.save_to_disk` of Hugging Face wrote. If there is only one
-    split, `test_share` of it in (0, 1) becomes test; a repeated picture then counts once, so that no test picture is
-    also in train, and a picture of two classes is left out. `seed` fixes the split and what is drawn: at most `limit`
-    pictures in each split, in proportion to the classes. Pictures whose shorter side has more than `max_side` pixels
-    are reduced to that, so that photographs fit into memory; None keeps them as they are.
+    split, `test_share` of it in (0, 1) becomes test; a repeated picture then counts once, one of two classes not.
+    `seed` fixes the split and what is drawn: at most `limit` pictures in each split, in proportion to the classes.
+    Pictures whose shorter side has more than `max_side` pixels are reduced to that, to fit into memory.
 
-    Raises ValueError or AssetError for another layout, or classes that are not in both splits. A DataWarning counts and
-    names files that were skipped, repeated pictures, and test pictures that are also in train.
+    Raises ValueError or AssetError for another layout, or classes that are not in both splits. A DataWarning names
+    files that were skipped, and counts pictures that are repeated or in both splits.
     """
     if not 0 < test_share < 1:
         raise ValueError(f"test_share must lie between 0 and 1; got {test_share!r}.")
@@ -125,12 +123,12 @@ def _list_dataset(folder: Path) -> list[tuple]:
     table = pa.concat_tables([pa.ipc.open_stream(pa.memory_map(file)).read_all() for file in files])
     kinds = {name: isinstance(kind, dict) and kind.get("_type") for name, kind in info["features"].items()}
     images = [name for name, kind in kinds.items() if kind == "Image"]
-    labels = [name for name, kind in kinds.items() if kind == "ClassLabel" or name in LABEL_COLUMNS]
+    labels = [name for name, kind in kinds.items() if kind == "ClassLabel" or name == "label"]
     labels = ["label"] if "label" in labels else labels
     if len(images) != 1 or len(labels) != 1:
         raise ValueError(
-            f"the dataset in {folder} has the columns {kinds}; expected one Image and one ClassLabel, or labels called "
-            f"{' or '.join(LABEL_COLUMNS)}: cast or remove some (dataset.cast_column, remove_columns)."
+            f"the dataset in {folder} has the columns {kinds}; expected one Image and one ClassLabel, or a "
+            "column called label: cast, rename or remove some (dataset.cast_column, rename_column, remove_columns)."
         )
     values, names = table[labels[0]].to_pylist(), info["features"][labels[0]].get("names")
     if None in values or (names and -1 in values):
@@ -139,15 +137,7 @@ def _list_dataset(folder: Path) -> list[tuple]:
     return [(f"row {i}", *found) for i, found in enumerate(zip(classes, table[images[0]], strict=True))]
 
 
-def _decoded(
-    pictures: list[tuple],
-    classes: Sequence[str],
-    root: Path,
-    split: str,
-    size: int | None,
-    seed: int,
-    max_side: int | None,
-) -> tuple[list[np.ndarray], np.ndarray]:
+def _decoded(pictures, classes, root, split, size, seed, max_side) -> tuple[list[np.ndarray], np.ndarray]:
     """Decode `size` pictures (default: all), shuffled, and skip those that cannot be read."""
     labels = np.searchsorted(classes, [name for _, name, _ in pictures])
     index = draw(labels, min(size or len(labels), len(labels)), seed, split)

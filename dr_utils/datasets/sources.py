@@ -6,8 +6,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,10 +29,8 @@ _WHOLE_BYTES = 1 << 20  # a listed file up to this size, such as one of labels, 
 
 def decoded_split(card: TaskCard, split: str) -> Split:
     """Return a whole split, from the store if it is there and sound, else decoded, checked and stored."""
-    keys = {
-        name: store.key_of({"task": card.name, "version": card.version, "pinned": pinned})
-        for name, pinned in card.pinned.items()
-    }
+    about = {"task": card.name, "version": card.version}
+    keys = {name: store.key_of({**about, "pinned": pinned}) for name, pinned in card.pinned.items()}
     if found := store.read("datasets", keys[split]):
         images, shapes = found.arrays["pixels"], found.arrays["shapes"]
         if images.ndim == 1:  # of several sizes, end to end
@@ -51,8 +48,8 @@ def decoded_split(card: TaskCard, split: str) -> Split:
             log.info("%s: this libjpeg rounds differently, results may move in the last digits.", what)
         shapes = np.array([image.shape for image in images], dtype=np.int64)
         pixels = images if isinstance(images, np.ndarray) else np.concatenate([image.ravel() for image in images])
-        about = {"task": card.name, "split": name, "version": card.version}
-        store.write("datasets", keys[name], about=about, arrays={"pixels": pixels, "shapes": shapes, "labels": labels})
+        arrays = {"pixels": pixels, "shapes": shapes, "labels": labels}
+        store.write("datasets", keys[name], about={**about, "split": name}, arrays=arrays)
     return decoded[split]
 
 
@@ -162,12 +159,12 @@ def listed_split(card: TaskCard, split: str) -> Split:
         raise _refusal(card, f"{where} is not the published data set ({short(error)})") from error
     present, others = set(labels.tolist()), sorted({*classes} ^ {*card.classes})
     if len(labels) != card.splits[split] or present != set(range(card.n_classes)) or others:
-        raise _refusal(
-            card,
-            f"the {split} split in {where} holds {len(labels):,} images of {len(present):,} classes, expected "
-            f"{card.splits[split]:,} of {card.n_classes:,}; files are missing, or do not belong there"
-            + (f", as those of {', '.join(others[:4])}" if others else ""),
+        held = (
+            f"{len(labels):,} images of {len(present):,} classes, expected {card.splits[split]:,} of {card.n_classes:,}"
         )
+        strange = f", as those of {', '.join(others[:4])}" if others else ""
+        what = f"{held}; files are missing, or do not belong there{strange}"
+        raise _refusal(card, f"the {split} split in {where} holds {what}")
     return images, labels
 
 
@@ -176,30 +173,29 @@ def fingerprint(card: TaskCard, split: str) -> str:
     root, lines = _located(card, split), []
     for path in card.needs[split]:
         if (root / path).is_dir():
-            with os.scandir(root / path) as entries, ThreadPoolExecutor() as pool:
-                for part in pool.map(_sizes, entries):  # a folder on the network answers many at once
-                    lines += [f"{path}/{line}" for line in part]
+            lines += _sizes(root / path, path)
         else:
             size = (root / path).stat().st_size
             lines.append(f"{path} {size} {store.sha256_of(root / path) if size <= _WHOLE_BYTES else ''}")
     return store.sha256_of("\n".join(sorted(lines)).encode())
 
 
-def _sizes(entry: os.DirEntry) -> list[str]:
-    """List name and size of a file, or of all files in a folder."""
-    if is_hidden(entry.name):
-        return []
-    if not entry.is_dir():
-        return [f"{entry.name} {entry.stat().st_size}"]
-    with os.scandir(entry) as entries:
-        return [f"{entry.name}/{line}" for inside in entries for line in _sizes(inside)]
+def _sizes(folder: Path | os.DirEntry, name: str) -> Iterator[str]:
+    """Yield name and size of all files in a folder of this name, and in those inside it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                yield from _sizes(entry, f"{name}/{entry.name}")
+            else:
+                yield f"{name}/{entry.name} {entry.stat().st_size}"
 
 
 def _located(card: TaskCard, split: str) -> Path:
     """Return the data folder, if it holds what the split is read from."""
-    root = fetch.data_dir()
+    root, held = fetch.data_dir(), ", ".join(card.needs[split])
     if lacking := missing_files(card.name, [split]):
-        held = ", ".join(card.needs[split])
         said = f"give --data DIR (or set DR_DATA=DIR), where DIR holds {held}; {root or 'no folder'} is named"
         raise _refusal(card, f"{lacking[0]} is missing: {said}")
     return root

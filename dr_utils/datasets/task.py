@@ -11,6 +11,7 @@ import numpy as np
 
 from dr_utils.datasets.decode import LazyImages
 from dr_utils.fetch import Asset
+from dr_utils.store import sha256_of
 
 Images = np.ndarray | list[np.ndarray] | LazyImages  # see ImageTask
 Split = tuple[Images, np.ndarray]  # all images of a split, and their int64 labels [n]
@@ -20,10 +21,7 @@ DRAW_VERSION = 1
 
 @dataclass(frozen=True)
 class TaskCard:
-    """What is known of a task without opening it: an entry of `cards.yaml`, which explains the fields.
-
-    `splits` gives the number of images of each split; label i means classes[i].
-    """
+    """What is known of a task without opening it: an entry of `cards.yaml`, which explains the fields."""
 
     name: str
     title: str
@@ -51,8 +49,7 @@ class ImageTask:
     """One split of a task, or a subset of it.
 
     `images` are uint8 RGB: an array [n, H, W, 3], a list of arrays [H, W, 3] where sizes differ, or LazyImages, which
-    stay in their files until they are used. Of the int64 `labels` [n], i means classes[i]. `digest` is the address of
-    the content, see `dr_utils.datasets.identity`; for a user's own pictures see `digest_of`.
+    stay in their files. Of the int64 `labels` [n], i means classes[i]. `digest` identifies the content.
     """
 
     name: str
@@ -76,13 +73,13 @@ def hash_images(images: np.ndarray | Sequence[np.ndarray]) -> str:
 
 def hash_labels(labels: np.ndarray) -> str:
     """Return the SHA-256 of labels as little-endian 64-bit integers."""
-    return hashlib.sha256(np.asarray(labels).astype("<i8").tobytes()).hexdigest()
+    return sha256_of(np.asarray(labels).astype("<i8").tobytes())
 
 
 def digest_of(images: np.ndarray | Sequence[np.ndarray], labels: np.ndarray, classes: Sequence[str]) -> str:
     """Return the SHA-256 of pixels, labels and class names."""
     parts = (hash_images(images), hash_labels(labels), "\0".join(classes))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return sha256_of("\n".join(parts).encode())
 
 
 def take(images: Images, index: np.ndarray) -> Images:
@@ -115,9 +112,8 @@ def draw(labels: np.ndarray, size: int, seed: int, split: str) -> np.ndarray:
 
 
 def distinct(images: Sequence[np.ndarray], labels: np.ndarray, salt: str) -> np.ndarray:
-    """Return positions of pictures that come without a split, in an order as good as random, for `split_off`.
+    """Return positions of pictures in the order of the SHA-256 of salt and pixels, for `split_off`.
 
-    It is that of the SHA-256 of salt and pixels: the same with every numpy release and whatever order the source has.
     A repeated picture counts once, so that no test picture is also in train; a picture of two classes is left out.
     """
     seen: dict[bytes, list[int]] = {}

@@ -1,8 +1,7 @@
 """The small networks: recipes, training, attacks and cards of adversarial, Matryoshka, narrow and other networks.
 
-The paper compares networks for which no package registry has weights. These are small counterparts, trained on
-Tiny-ImageNet at 32 x 32 pixels: ``python -m dr_utils.zoo train all --data DIR``. Their architectures and weights are
-part of `dr_utils.models`; `recipes.yaml` says how each is built and trained.
+They are counterparts of the paper's, trained on Tiny-ImageNet at 32 x 32 pixels: ``python -m dr_utils.zoo train all
+--data DIR``. Their weights are part of `dr_utils.models`; `recipes.yaml` says how each is built and trained.
 """
 
 from __future__ import annotations
@@ -33,9 +32,8 @@ class Recipe:
     nesting: tuple[int, ...] = ()  # how many neurons each head of a Matryoshka network reads
     n_classes: int = 202  # all of Tiny-ImageNet's, or a seeded choice
     repeats: float = 1.0  # passes over the images in one epoch
-    # Of the l2 ball, for images in [0, 1]: robust accuracy is measured here, and adversarial training attacks here. The
-    # paper's eps 3 at 224 x 224 is 0.43 at 32 x 32 if pixels change as much. What it costs decides: on ImageNet, eps 3
-    # takes a ResNet18 from .70 to .53 and a ResNet50 from .76 to .58.
+    # Of the l2 ball, for images in [0, 1]. The paper's eps 3 at 224 x 224 is 0.43 at 32 x 32 if pixels change as much;
+    # what it costs decides: on ImageNet, it takes a ResNet18 from .70 to .53 and a ResNet50 from .76 to .58.
     radius: float = 0.5
     attack_steps: PositiveInt = 1  # in training; 1 is fast and watched for collapse, published robust ones have 3
     optimiser: Literal["sgd", "adamw"] = "sgd"  # of the first layer, the last one, norms and biases

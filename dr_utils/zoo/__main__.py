@@ -66,15 +66,14 @@ def evaluate_networks(args: argparse.Namespace) -> None:
 
 
 def report_networks(args: argparse.Namespace) -> None:
-    """Print the cards in a folder as a table; networks that are not trained say so."""
-    cards = {name: read_card(name, args.out) for name in RECIPES}
-    rows = {name: {"D": "not trained"} if card is None else {
+    """Print the cards in a folder as a table."""
+    rows = {card.name: {
         "D": card.width, "classes": card.upstream_classes, "epochs": card.epochs, "clean": f"{card.clean_accuracy:.3f}",
         "robust": f"{card.robust_accuracy:.3f}", "eps": card.robust_radius, "parameters": f"{card.parameters:,}",
         "mult-adds": f"{card.multiply_adds:,}", "time": clock(card.training_seconds), "precision": card.precision,
         "hardware": card.hardware,
-    } for name, card in cards.items()}  # fmt: skip
-    say(pd.DataFrame.from_dict(rows, orient="index", dtype=object).fillna("").to_string())
+    } for name in RECIPES if (card := read_card(name, args.out))}  # fmt: skip
+    say(pd.DataFrame.from_dict(rows, orient="index").to_string() if rows else f"no trained networks in {args.out}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -38,14 +38,9 @@ def pgd(
 ) -> torch.Tensor:  # fmt: skip
     """Raise the cross-entropy of each image within an l2 ball around it, by projected gradient descent.
 
-    `score` gives [B, C] of images [B, C, H, W] in [0, 1]; an image's scores must not depend on the other images. The
-    start is random in the ball of `start_radius` (`radius`), steps are `step_size` (2 * radius / steps) long. The
-    result is in [0, 1], at most `radius` from `images`, and detached.
+    `score` gives [B, C] of images in [0, 1], each independent of the others. The start is random in the ball of
+    `start_radius` (`radius`), steps are `step_size` (2 * radius / steps) long.
     """
-    if radius <= 0 or steps < 1:
-        raise ValueError(f"an attack needs radius > 0 and steps >= 1; got {radius} and {steps}.")
-    if not images.is_floating_point() or images.min() < 0 or images.max() > 1:
-        raise ValueError(f"images must be floating point in [0, 1]; got {images.dtype}: divide uint8 pixels by 255.")
     step_size = 2 * radius / steps if step_size is None else step_size
     start_radius = radius if start_radius is None else start_radius
     attacked = images = images.detach()
@@ -67,8 +62,7 @@ def pgd(
 def single_step(score, images: torch.Tensor, labels: torch.Tensor, *, radius: float, generator=None) -> torch.Tensor:
     """Attack by one step from a random start, as fast adversarial training does; parameters and result as in `pgd`.
 
-    A uniform start lies almost on the ball's surface, at right angles to the gradient, and wastes much of the radius.
-    So the start is drawn from the ball of half the radius, and the step is 1.25 radii long.
+    The start is drawn from half the radius: most of the ball's points lie near its surface and waste much of it.
     """
     step = {"steps": 1, "step_size": 1.25 * radius, "start_radius": radius / 2}
     return pgd(score, images, labels, radius=radius, generator=generator, **step)
@@ -77,8 +71,7 @@ def single_step(score, images: torch.Tensor, labels: torch.Tensor, *, radius: fl
 def evaluate(network: SmallNetwork, images: ImageTask, *, radius: float, steps=EVALUATION_STEPS, device="auto") -> dict:
     """Return "clean_accuracy" and "robust_accuracy" in [0, 1] on validation images; the second is under PGD.
 
-    The attack's steps are 2.5 * radius / steps long and its random start is seeded. Only images that are right to begin
-    with are attacked, so that an attack cannot put an image right. All is computed in float32.
+    Only images that are right to begin with are attacked, so that an attack cannot put an image right. All is float32.
     """
     device = pick_device(device)
     network = network.eval().to(device, memory_format=torch.channels_last)

@@ -28,9 +28,9 @@ VERSION = 2  # raised by one whenever the same tar file would give other pixels 
 def load_images(folder: str | Path, split: str, *, n_classes: int, limit: int | None = None) -> ImageTask:
     """Load "train" or "val" from the folder of Tiny-ImageNet's tar files.
 
-    Images are uint8 [n, 32, 32, 3], classes are WordNet ids in order, the digest is the SHA-256 of the tar file. Fewer
-    classes than the file has are a seeded choice, the same for both splits, labelled anew; `limit` draws only so many
-    images, for trials. Raises AssetError if the file is missing or damaged, ValueError if it has too few classes.
+    Images are uint8 [n, 32, 32, 3]; the digest is the SHA-256 of the tar file. Fewer classes than the file has are a
+    seeded choice, the same for both splits, labelled anew; `limit` draws only so many images, for trials. Raises
+    AssetError if the file is missing or damaged, ValueError if it has too few classes.
     """
     tar = Path(folder) / f"tiny_imagenet_{split}.tar"
     if not tar.is_file():
@@ -82,8 +82,7 @@ def to_batch(pixels: torch.Tensor) -> torch.Tensor:
 def batches(pixels: torch.Tensor, recipe: Recipe, epoch: int, steps: int) -> Iterator[tuple]:
     """Yield an epoch's batches: images float32 [B, 3, S, S] and their places [B] in `pixels`, on its device.
 
-    They follow from seed and epoch alone. Each image is a window, in late epochs as large as the image, whose centre is
-    up to 4 pixels from the image's; beyond the edge the edge is repeated. Every other one, at random, is mirrored.
+    They follow from seed and epoch alone. Each is a window up to 4 pixels off the centre; half of them are mirrored.
     """
     n, generator = len(pixels), torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
     samples = round(n * recipe.repeats)

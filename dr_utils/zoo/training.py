@@ -41,12 +41,11 @@ def one_cycle(step: int, total: int, warmup: float) -> float:
 
 
 class Optimiser:
-    """Steps of a network's weights: torch's Muon for hidden ones, its SGD or AdamW for the rest.
+    """Steps of a network's weights: torch's Muon (Jordan et al. 2024) for hidden ones, its SGD or AdamW for the rest.
 
-    Hidden are all convolutions and linear layers of the body but the first. Muon (Jordan et al. 2024) replaces the
-    momentum of their gradient by the nearest matrix of orthonormal rows, so that all directions learn at the same pace:
-    four epochs got 30 % of the validation images right, with SGD at two rates 23 and 25 %. Batch normalisation follows
-    layers without bias, so longer weights would only slow them: their length stays the square root of their outputs.
+    Hidden are all convolutions and linear layers of the body but the first. With Muon, four epochs got 30 % of the
+    validation images right, with SGD at two rates 23 and 25 %. Batch normalisation follows layers without bias, so
+    longer weights would only slow them: their length stays the square root of their outputs.
     """
 
     def __init__(self, network: SmallNetwork, recipe: Recipe):
@@ -61,10 +60,8 @@ class Optimiser:
         sgd = partial(torch.optim.SGD, momentum=recipe.momentum, nesterov=True)
         rest = torch.optim.AdamW if recipe.optimiser == "adamw" else sgd
         muon = partial(torch.optim.Muon, momentum=recipe.momentum, ns_steps=4)
-        self.parts = [
-            rest(_groups(others, recipe.lr, recipe.weight_decay)),
-            muon(_groups(hidden, recipe.hidden_lr, recipe.weight_decay)),
-        ]
+        groups = partial(_groups, decay=recipe.weight_decay)
+        self.parts = [rest(groups(others, recipe.lr)), muon(groups(hidden, recipe.hidden_lr))]
 
     def step(self, share: float) -> None:
         """Step along the gradients, at this share of the peak learning rates, and forget them."""
@@ -106,9 +103,8 @@ class Progress:
 class Training:
     """A network in training on `images`, from its last checkpoint if there is one.
 
-    A training that was interrupted and goes on ends with the weights of one that was not, on the same hardware.
-    Checkpoints are in the store under `key`, the hash of recipe, images and precision: another recipe starts afresh.
-    Precision "bfloat16" is autocast; "auto" takes it on CUDA devices that compute in it, float32 elsewhere.
+    A training that was interrupted ends with the weights of one that was not, on the same hardware. Precision
+    "bfloat16" is autocast; "auto" takes it on CUDA devices that compute in it, float32 elsewhere.
     """
 
     def __init__(self, recipe: Recipe, images: ImageTask, *, device: str = "auto", precision: str = "auto"):
@@ -118,9 +114,6 @@ class Training:
             precision = "bfloat16" if fit else "float32"
         self.precision = precision
         self._autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-        self._hardware = hardware_name(self.device)
-        if self.device.type == "cpu":  # torch may use fewer threads than there are
-            self._hardware = f"{self._hardware.rpartition(', ')[0]}, {torch.get_num_threads()} threads"
         about = {"recipe": recipe.as_dict(), "images": images.digest, "n": len(images), "precision": precision}
         self.key = store.key_of({"version": VERSION, **about})
         # 186 MB: small enough to be held where it is used, so that no batch crosses the bus.
@@ -160,7 +153,7 @@ class Training:
         self.progress.losses.append(round(loss, 5))
         self.progress.epoch += 1
         self.progress.seconds += seconds
-        self.progress.hardware = list(dict.fromkeys([*self.progress.hardware, self._hardware]))
+        self.progress.hardware = list(dict.fromkeys([*self.progress.hardware, hardware_name(self.device)]))
         bar.set_description(f"{recipe.name}, epoch {epoch + 1} of {recipe.epochs}, loss {loss:.3f}")
         self._save()
 
@@ -188,11 +181,7 @@ class Training:
             return self.network(images).float()
 
     def _collapsed(self, rows: torch.Tensor, noise: torch.Generator) -> bool:
-        """Return whether single-step training has overfitted catastrophically, judged on a few training images.
-
-        A network trained by single steps may learn to resist only these: from one epoch to the next, accuracy under 10
-        steps falls to nothing while accuracy under the single step rises (Wong et al. 2020).
-        """
+        """Return whether the network resists single steps only (Wong et al. 2020), on a few training images."""
         self.network.eval()
         images, labels, radius = to_batch(self._pixels[rows]), self._labels[rows], self.recipe.radius
         given = {"radius": radius, "generator": noise}

@@ -56,9 +56,9 @@ def main() -> None:
                 images.decode(i)
 
         def threads():
-            with read_ahead(images) as ready:
+            with read_ahead(images) as take:
                 for start in range(0, len(images), options.batch):
-                    ready[start : start + options.batch]
+                    take(start, min(start + options.batch, len(images)))
 
         loop(), threads()
         times = [(seconds(loop), seconds(threads)) for _ in range(options.rounds)]

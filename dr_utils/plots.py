@@ -105,24 +105,24 @@ def published(quantity: str, rows: pd.DataFrame, tables: dict[str, pd.DataFrame]
     return table.assign(n_neurons=table["width"] * table[x]) if x == "fraction" else table
 
 
-def draw_published(axes, rows: pd.DataFrame, *, x: str, y: str, hue: str, palette, markers, **facets) -> None:
+def draw_published(axes, rows: pd.DataFrame, *, x: str, y: str, hue: str, palette, markers, col=None, **_) -> None:
     """Draw rows of `published` on a FacetGrid or an Axes: grey and dashed, with our marker, hollow and in our colour.
 
-    All else is as in the call of `sns.relplot` or `sns.lineplot` that drew ours, with row and col where it had these.
+    All else is as in the call of `sns.relplot` or `sns.lineplot` that drew ours, with col where it had one.
     """
-    for ax, part in _panels(axes, rows, **facets):
+    for ax, part in _panels(axes, rows, col):
         for name, curve in part.groupby(hue, sort=False):
             label = curve["label"].iloc[0] + (f", {name}" if hue == "task" else "")
             ax.plot(curve[x], curve[y], color="0.45", linestyle="--", linewidth=0.9, marker=markers[name], markersize=4,
                     markerfacecolor="white", markeredgecolor=palette[name], label=label)  # fmt: skip
 
 
-def draw_intervals(axes, rows: pd.DataFrame, *, x: str, hue: str, palette, beside: float = 0.003, **facets) -> None:
-    """Draw the columns low and high as bars, those of different curves `beside` each other, in units of x."""
+def draw_intervals(axes, rows: pd.DataFrame, *, x: str, hue: str, palette, col=None, **_) -> None:
+    """Draw the columns low and high as bars, those of different curves 0.003 of x beside each other."""
     place = {name: i for i, name in enumerate(rows[hue].unique())}
-    for ax, part in _panels(axes, rows.dropna(subset=["low", "high"]), **facets):
+    for ax, part in _panels(axes, rows.dropna(subset=["low", "high"]), col):
         for name, curve in part.groupby(hue, sort=False):
-            at = curve[x] + beside * place[name]
+            at = curve[x] + 0.003 * place[name]
             ax.vlines(at, curve["low"], curve["high"], color=palette[name], linewidth=1.2, alpha=0.6)
 
 
@@ -149,14 +149,11 @@ def by_kind(rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> Iterator[tup
         yield kind, titles.get(kind, kind), group
 
 
-def _panels(axes, rows: pd.DataFrame, row=None, col=None, **_) -> Iterator[tuple[Axes, pd.DataFrame]]:
-    """Yield each panel that has rows, with these; of an axes alone, with all of them."""
-    names = [name for name in (row, col) if name]
-    if not names:
-        yield axes, rows
-        return
-    for key, part in rows.groupby(names, sort=False):
-        yield axes.axes_dict[key if len(names) > 1 else key[0]], part
+def _panels(axes, rows: pd.DataFrame, col: str | None) -> list[tuple[Axes, pd.DataFrame]]:
+    """Return each panel that has rows, with these; of an axes alone, with all of them."""
+    if not col:
+        return [(axes, rows)]
+    return [(axes.axes_dict[name], part) for name, part in rows.groupby(col, sort=False)]
 
 
 def fraction_axis(axes, label: str = "fraction of neurons kept") -> None:
@@ -209,7 +206,7 @@ def finish(figure, title: str = "", note: str = "") -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str = "", dpi: int = 150) -> list[Path]:
+def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str = "") -> list[Path]:
     """Write a figure as PNG and PDF and return both paths; the same figure gives the same bytes.
 
     `name` is led by the paper's number: "fig01_prevalence". The report shows `caption`: a title that ends with a full
@@ -226,5 +223,5 @@ def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str =
     with plt.rc_context(RC):
         for path, (suffix, about) in zip(paths, metadata.items(), strict=True):
             with atomic_path(path) as temporary:
-                figure.savefig(temporary, format=suffix, dpi=dpi, metadata=about)
+                figure.savefig(temporary, format=suffix, dpi=150, metadata=about)
     return paths

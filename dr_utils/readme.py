@@ -31,8 +31,6 @@ def claims_table(claims: pd.DataFrame) -> str:
 def short_number(measured: str) -> str:
     """Return a measurement as one short number: the median over cells, or what stands first.
 
-    Examples
-    --------
     >>> short_number("56 cells, median 0.800, lowest and highest small_vit/cifar10: 0.62; small_vgg/digits: 0.95")
     'median 0.800 (56 cells)'
     >>> short_number("small_resnet/cifar10: 0.80 [0.75, 0.85]; small_resnet/digits: 0.62 [0.60, 0.70]")

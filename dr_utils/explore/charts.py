@@ -98,7 +98,7 @@ class CurveChart(Chart):
             self.x_axis.tick_values = ticks if len(ticks) <= 8 else [t for t in ticks if f"{t:e}"[0] == "1"]
             self.x_axis.tick_format = "~g"
 
-    def move(self, at: pd.DataFrame, cursor: float | None, levels: pd.DataFrame | None = None) -> None:
+    def move(self, at: pd.DataFrame, cursor: float, levels: pd.DataFrame | None = None) -> None:
         """Put points on the curves (`at`: x, mean, low, high by name; no point without a row) and the cursor at an x.
 
         `levels` (height, x by name) adds a horizontal line at this height that falls to the axis at x.
@@ -106,7 +106,7 @@ class CurveChart(Chart):
         if not self._names:
             return
         at = at.reindex(self._names)
-        _set(self._cursor, [np.nan if cursor is None else cursor] * 2, [0.0, self._top])
+        _set(self._cursor, [cursor, cursor], [0.0, self._top])
         _set(self._points, at["x"], at["mean"])
         _set(self._bars, at[["x", "x"]], at[["low", "high"]])
         if levels is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import itertools
 from collections.abc import Callable
 
 import ipywidgets as widgets
@@ -97,8 +96,13 @@ class Explorer(sliding.SlidingCurve):
             at = found.loc[name]
             neurons, kept = f"{at['n_neurons']:.0f}", per_cent(round(at["mean"] / full["mean"], 3))
             accuracy = with_spread(at["mean"], at["low"], at["high"])
-        rules = [with_spread(*self._redundancy[name, rule], interval=True) for rule in RULES]
+        rules = [with_spread(*found, interval=True) for found in self._redundancy[name].values()]
         return [f"{neurons} of {full['n_neurons']:.0f}", accuracy, f"{full['mean']:.3f}", kept, *rules]
+
+    def _rules(self, name: str, delta: float) -> dict[str, tuple[float, float, float]]:
+        """DR by each rule with its interval, NaN where the tables have none."""
+        cell = self._models[name], self._tasks[self.menu.value]
+        return {rule: self._view.redundancy(*cell, delta, rule=rule) or (np.nan,) * 3 for rule in RULES}
 
     def _move(self) -> None:
         """Show everything at another fraction or delta."""
@@ -106,12 +110,8 @@ class Explorer(sliding.SlidingCurve):
         self._memory.update(networks=self.networks.value, delta=delta)
         self._full = self.values(1.0)
         names = tuple(self._full.index)
-        self._redundancy = {  # DR with its interval, NaN where the tables have none
-            (name, rule): self._view.redundancy(self._models[name], self._tasks[self.menu.value], delta, rule=rule)
-            or (np.nan,) * 3
-            for name, rule in itertools.product(names, RULES)
-        }
-        falls = [1 - self._redundancy[name, "first"][0] for name in names]
+        self._redundancy = {name: self._rules(name, delta) for name in names}
+        falls = [1 - rules["first"][0] for rules in self._redundancy.values()]
         super()._move(pd.DataFrame({"height": delta * self._full["mean"], "x": falls}))
         self.chart.head(
             "<b>Accuracy</b> of random subsets, mean over seeds ± 1 std. "
@@ -167,9 +167,8 @@ class Explorer(sliding.SlidingCurve):
 def expected_cka(q: np.ndarray, k: int) -> float:
     """Return the CKA with the whole layer expected for a random subset of k of the D neurons; NaN for a silent layer.
 
-    With a the subset's mask and 1 the whole layer's, CKA is a'Q1 / sqrt(a'Qa * 1'Q1). Over all subsets a'Q1 is k/D of
-    Q's sum on average, and a'Qa is k/D of its trace and k(k-1) / (D(D-1)) of the rest; these means replace the two
-    random numbers. Exact at k = D; elsewhere it leaves out what the spread of a'Qa adds.
+    With a the subset's mask and 1 the whole layer's, CKA is a'Q1 / sqrt(a'Qa * 1'Q1); here a'Q1 and a'Qa are replaced
+    by their means over all subsets. Exact at k = D; elsewhere it leaves out what the spread of a'Qa adds.
     """
     d, total, trace = len(q), float(q.sum()), float(np.trace(q))
     size = k / d * trace + (k * (k - 1) / (d * (d - 1)) * (total - trace) if d > 1 else 0.0)
@@ -182,9 +181,9 @@ def start(study: Study):
     Executed without a person in front of it, what is missing is computed first, and the explorer's table returned.
     """
     missing = study.missing()
-    return (
-        sliding.or_table(explorer(study, study.run())) if sliding.headless() or not missing else Missing(study, missing)
-    )
+    if missing and not sliding.headless():
+        return Missing(study, missing)
+    return sliding.or_table(explorer(study, study.run()))
 
 
 def explorer(study: Study, tables: dict) -> Explorer:

@@ -46,18 +46,14 @@ class OwnForm(widgets.VBox):
     """Fields for network and data, a button, and the answer.
 
     `given` holds what the fields hold at first, by the names of `FIELDS`; `options` are further arguments of
-    `dr_utils.own.load`, and `measuring` (solver, seeds) those of its answer. `answer` is that of the last press of the
-    button that ended well, `error` what the last press ended with.
+    `dr_utils.own.load`, and `measuring` (solver, seeds) those of its answer. `answer` is the last that was found.
     """
 
     def __init__(self, given: Mapping[str, object], options: Mapping[str, object], **measuring):
         self.answer: Answer | None = None
-        self.error: Exception | None = None
         self._given, self._options, self._measuring = given, options, measuring
         self.fields = {
-            name: widgets.Text(
-                value=str(given.get(name) or ""), description=name, placeholder=hint, continuous_update=False, **CONTROL
-            )
+            name: widgets.Text(str(given.get(name) or ""), description=name, placeholder=hint, **CONTROL)
             for name, hint in FIELDS.items()
         }
         self.button = widgets.Button(description="measure", button_style="primary", icon="play")
@@ -71,8 +67,8 @@ class OwnForm(widgets.VBox):
         return given if given is not None and text == str(given) else text
 
     def measure(self) -> None:
-        """Extract, measure and show; what goes wrong is shown where the button is."""
-        self.button.disabled, self.status.value, self.error = True, "measuring ...", None
+        """Extract, measure and show; what goes wrong is shown where the button is, or raised without a person."""
+        self.button.disabled, self.status.value = True, "measuring ..."
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("ignore")
@@ -80,7 +76,9 @@ class OwnForm(widgets.VBox):
                 source = load(**{name: value for name in FIELDS if (value := self._value(name))}, **self._options)
             self.answer = source.answer(**self._measuring, device=self._options.get("device", "auto"))
         except (ValueError, RuntimeError, OSError) as error:
-            self.status.value, self.error = f"<b>Error:</b> {html.escape(str(error))}", error
+            if headless():
+                raise
+            self.status.value = f"<b>Error:</b> {html.escape(str(error))}"
             return
         finally:
             self.button.disabled = False
@@ -97,14 +95,9 @@ class OwnForm(widgets.VBox):
 
 
 def own_form(given: Mapping[str, object], options: Mapping[str, object], **measuring):
-    """Return the form with the answer for what is given, and what to display.
-
-    That is the form; without a person, the table, and what goes wrong is raised.
-    """
+    """Return the form with the answer for what is given, and what to display: the form, or a table without a person."""
     form = OwnForm(given, options, **measuring)
     form.measure()
     if not headless():
         return form, form
-    if form.error is not None:
-        raise form.error
     return form, HTML(f"<p>{form.status.value}</p>{recommendation_table(form.answer)}")

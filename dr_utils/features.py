@@ -47,7 +47,7 @@ def extract(
     batch_size: int = 64, precision: str = "auto", augmentation: Augmentation | None = None, dtype: str = "float32",
     store: bool = True,
 ) -> Features:  # fmt: skip
-    """Return a network's features on a task, from the store or by one forward pass.
+    """Return a network's features x [n, D] on a task, with its labels y [n], from the store or by one forward pass.
 
     Parameters
     ----------
@@ -68,11 +68,6 @@ def extract(
         Of the features that are stored and returned, whatever the precision.
     store : bool
         Whether to read from the store and write to it.
-
-    Returns
-    -------
-    Features
-        With x [n, D], y [n].
 
     Raises
     ------

@@ -41,10 +41,6 @@ def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 
     seed : int
         Fixes which images are drawn, for each split separately, and the noise of "corrupted".
 
-    Returns
-    -------
-    ImageTask
-
     Raises
     ------
     ValueError

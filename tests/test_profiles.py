@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from dr_utils.checks import unknown
-from dr_utils.models.small import read_card
+from dr_utils.models.cards import read_card
 from dr_utils.profiles import Profile, available, find_profile, load_profile
 from dr_utils.zoo import RECIPES
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dr_utils.models import available, load_model
-from dr_utils.models.small import WEIGHTS, read_card, weights_path
+from dr_utils.models.cards import WEIGHTS, read_card, weights_path
 from dr_utils.models.small_networks import load_weights
 from dr_utils.profiles import CHECKOUT
 from dr_utils.store import sha256_of

@@ -12,7 +12,7 @@ import torch
 from zoo_parts import WNIDS, add_file, jpeg, tiny, toy_images, write_tars
 
 from dr_utils import store
-from dr_utils.models.small import card_path, read_card, weights_path
+from dr_utils.models.cards import card_path, read_card, weights_path
 from dr_utils.models.small_networks import build, load_weights
 from dr_utils.store import AssetError
 from dr_utils.zoo import RECIPES, attacks

@@ -1,25 +1,99 @@
-"""Networks by name: those of package registries, the small ones, the paper's, and any of timm."""
+"""Networks by name: those of package registries, the small ones, the paper's, and any of timm.
+
+Light until they have to compute: torch is imported then.
+"""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
-from functools import cache, partial
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass, replace
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from dr_utils import store
 from dr_utils.checks import unknown
-from dr_utils.models.cards import ARCHIVES, PAPER, PublishedCard, file_hash
-from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD, VERSION, Network, NetworkCard
-from dr_utils.models.small import shipped
+from dr_utils.models.cards import ARCHIVES, PAPER, NetworkCard, file_hash, shipped
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+
+    from dr_utils.models.backbone import Backbone
 
 __all__ = ["PAPER", "Network", "NetworkCard", "available", "check_network", "load_model", "split_layer"]
 
+# Raised by one whenever the same weights and preprocessing would give other features than before.
+VERSION = 1
 LAYER, POOL = "@", "#"  # resnet50_standard@layer3#flat
 NORMALISATIONS = ("own", "published")
+
+
+@dataclass(eq=False)
+class Network:
+    """A network with its own normalisation, from RGB images in [0, 1] to features; weights are loaded at first use."""
+
+    card: NetworkCard
+    body: InitVar = None  # from normalised images [B, 3, H, W] to features [B, width]; a `Tapped` one knows its head
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the body gets (x - mean) / std, per channel,
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    channel_order: str = "RGB"  # in this order, or in BGR,
+    value_range: float = 1.0  # and with white at this value, 1 or 255
+    load: Callable[[], nn.Module] | None = None  # gives the body at first use
+    hash_weights: Callable[[], str] | None = None  # without loading them; by default they are loaded and hashed
+    structure: str = ""  # what decides the features besides: the architecture, and the layer that is read
+
+    def __post_init__(self, body):
+        self.load = self.load or (lambda: body)
+        if not np.isfinite([self.mean, self.std]).all() or min(self.std) <= 0:
+            raise ValueError(
+                f"mean and std must be three finite numbers each, std above 0; got mean {self.mean}, std {self.std}."
+            )
+
+    @property
+    def width(self) -> int:
+        """D, the number of features."""
+        return self.card.width
+
+    @property
+    def preprocessing(self) -> dict:
+        """Mean, standard deviation, channel order and value range of the body's input, fit for JSON."""
+        mean, std = ([float(value) for value in values] for values in (self.mean, self.std))
+        return {"mean": mean, "std": std, "channel_order": self.channel_order, "range": float(self.value_range)}
+
+    @property
+    def weight_hash(self) -> str:
+        """Identify the weights: the hash that is pinned, that of their file, or that of all tensors once loaded."""
+        if self.hash_weights is not None:
+            return self.hash_weights()
+        from dr_utils.models.backbone import weight_hash
+
+        return weight_hash(self.module.state_dict())
+
+    @property
+    def identity(self) -> str:
+        """Identify what the features of an image depend on: weights, preprocessing, and the layer that is read."""
+        parts = {"weights": self.weight_hash, "preprocessing": self.preprocessing, "structure": self.structure}
+        return store.key_of({"version": VERSION, **parts})
+
+    @cached_property
+    def module(self) -> Backbone:
+        """The network as a frozen `nn.Module` in evaluation mode, float32 [B, width] out."""
+        from dr_utils.models.backbone import Backbone
+
+        return Backbone(self.load(), self.width, self.preprocessing).eval().requires_grad_(False)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute features [B, width] of RGB images [B, 3, H, W] in [0, 1]."""
+        return self.module(images)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Compute class scores [B, C]; ValueError if the network has no linear head."""
+        if self.module.head is None:
+            raise ValueError(f"network {self.card.name!r} has no linear head; use its features or train a probe.")
+        return self.module.head(self.module(images))
 
 
 def available() -> dict[str, NetworkCard]:
@@ -52,18 +126,13 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
     ----------
     name : str
         A name from `available()`, one of the paper's (`PAPER`; weights from your folder or the model hub), or any timm
-        model (weights from the model hub). "NAME@LAYER" reads a middle layer, averaged over positions;
-        "NAME@LAYER#flat" every position of it, "NAME@LAYER#token" the class token.
+        model. "NAME@LAYER" reads a middle layer, averaged over positions; "NAME@LAYER#flat" every position of it,
+        "NAME@LAYER#token" the class token.
     pretrained : bool
-        Random weights if False: the structure alone, nothing is read or fetched.
+        Random weights if False; nothing is read or fetched.
     normalisation : {"own", "published"}
-        Mean and std that the network was trained with, or those that the paper's code uses. They differ for the two
-        ViTs trained on ImageNet-1k only: 0.5 each, and ImageNet's.
-
-    Returns
-    -------
-    Network
-        From RGB images in [0, 1] to penultimate features.
+        Mean and std that the network was trained with, or those of the paper's code, which differ for the two ViTs
+        trained on ImageNet-1k only.
 
     Raises
     ------
@@ -84,14 +153,12 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
     base, layer, pool = split_layer(name)
     card = (available() | PAPER).get(base)
     if card is None:
-        from dr_utils.models.loading import open_timm
+        from dr_utils.models.own import open_timm
 
         opened = open_timm(base, pretrained=pretrained)
         card, preprocessing, load, hash_weights = opened.card, opened.preprocessing, opened.read, None
     else:
-        preprocessing = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-        if isinstance(card, PublishedCard):
-            preprocessing = card.preprocessing(normalisation)
+        preprocessing = card.preprocessing(normalisation)
         load = partial(_load, base, pretrained)
         hash_weights = partial(_weight_hash, base) if pretrained else None
     if layer:
@@ -103,7 +170,7 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
 
 
 def _load(base: str, pretrained: bool, layer: str | None, pool: str) -> nn.Module:
-    from dr_utils.models.loading import open_named
+    from dr_utils.models.own import open_named
 
     return open_named(base, pretrained=pretrained).read(layer, pool)
 
@@ -140,7 +207,7 @@ def _layer_width(name: str) -> int:
     key = store.key_of({"version": VERSION, "width of": [base, layer, pool]})
     if stored := store.read("weights", key):
         return stored.about["width"]
-    from dr_utils.models.loading import open_named
+    from dr_utils.models.own import open_named
 
     opened = open_named(base, pretrained=False)
     width = opened.read(layer, pool).probe(opened.side).shape[1]

@@ -1,10 +1,16 @@
-"""The published networks: their cards (facts in networks.yaml), where their weights are, and how to get the others."""
+"""What is known of networks before they are loaded: the published ones (facts in networks.yaml) and the small ones.
+
+Where their weights are, too, and how to get them. Needs no torch.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -12,10 +18,34 @@ import yaml
 from dr_utils import store
 from dr_utils.checks import short
 from dr_utils.fetch import Asset, data_dir, hub_within_reach
-from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD, NetworkCard
 from dr_utils.store import AssetError, CacheError, sha256_of
 
-FOLDER = "weights"
+FOLDER = "weights"  # in a person's data folder
+WEIGHTS = Path(__file__).parent / "weights"  # of the small networks that come with the package
+IMAGES_SIDE = 32  # pixels that the small networks take
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class NetworkCard:
+    """What is known about a network before it is loaded."""
+
+    name: str  # that it is loaded by
+    title: str  # for figures
+    width: int  # D, the neurons of the layer that is read: the penultimate one, or a middle layer
+    family: str  # architecture, such as "resnet"
+    training: str  # standard, adversarial, mrl or narrow; own for a user's weights; layer for a middle layer of any
+    upstream: str  # what it was trained on, such as "imagenet1k"
+    kind: str  # imagenet, small for networks trained by the suite itself, or own for a user's
+    source: str  # where the weights come from, and under which terms:
+    licence: str
+    top1: float | None  # published ImageNet-1k accuracy in [0, 1]; None where no figure is published
+    robust_of: str = ""  # of an adversarially trained network: its standard counterpart
+    side: int | None = None  # pixels, if it takes images of one side only; None: the profile decides
+
+    def preprocessing(self, normalisation: str = "own") -> dict:
+        """Return what `Network` takes: mean and std, ImageNet's unless a card says otherwise."""
+        return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +130,12 @@ def local_file(card: PublishedCard) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def weights_file(card: PublishedCard) -> Path:
+def weights_file(card: PublishedCard, *, fetch: bool = True) -> Path:
     """Return the weight file, fetched from the hub if need be; AssetError with the steps to get it if it cannot be."""
     if path := local_file(card):
         return path
     why = ""
-    if card.hub:
+    if card.hub and fetch:
         import huggingface_hub
 
         try:
@@ -130,9 +160,7 @@ def file_hash(card: PublishedCard, *, fetch: bool = True) -> str:
     known, path = store.read("weights", key), local_file(card)
     if path is None and known:
         return known.about["sha256"]
-    if path is None and not fetch:
-        raise AssetError(f"the weights of {card.name} ({card.file}) are not here yet.")
-    path = path or weights_file(card)
+    path = path or weights_file(card, fetch=fetch)
     stat = path.stat()
     seen = {"file": card.file, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     if known and known.about.items() >= seen.items():
@@ -183,3 +211,58 @@ def table() -> str:
         lines += ["", "What to fetch by hand, with DIR a folder of yours:"]
         lines += [f"  {i}. {step}" for i, step in enumerate(dict.fromkeys(steps), start=1)]
     return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- the small networks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card(NetworkCard):
+    """Card of a small network: also how it was trained, and what was measured of it."""
+
+    source: str = "trained by this suite on Tiny-ImageNet at 32 x 32"
+    licence: str = "MIT"
+    top1: float | None = None
+    side: int | None = IMAGES_SIDE
+    recipe: dict = field(hash=False)  # of `dr_utils.zoo.Recipe`, with changes from the command line
+    upstream_images: int
+    upstream_classes: int
+    upstream_sha256: str  # of the tar file that the images were decoded from
+    epochs: int
+    attack_steps: int  # of the attack that training ended with; 0 without one
+    clean_accuracy: float  # on the validation images, of the weights as stored
+    robust_accuracy: float  # under PGD with `robust_steps` steps in the l2 ball of radius `robust_radius`
+    robust_radius: float
+    robust_steps: int
+    validation_images: int
+    parameters: int  # with all heads
+    multiply_adds: int  # of one image
+    training_seconds: float
+    hardware: str
+    precision: str
+    versions: dict = field(hash=False)
+    sha256: str  # of the weight file
+
+
+def card_path(name: str, folder: Path | str = WEIGHTS) -> Path:
+    """Return where a network's card is."""
+    return Path(folder) / f"{name}.json"
+
+
+def weights_path(name: str, folder: Path | str = WEIGHTS) -> Path:
+    """Return where a network's weight file is."""
+    return Path(folder) / f"{name}.safetensors"
+
+
+def read_card(name: str, folder: Path | str = WEIGHTS) -> Card | None:
+    """Read a card; None if there is none."""
+    path = card_path(name, folder)
+    return Card(**json.loads(path.read_text())) if path.is_file() else None
+
+
+@cache
+def shipped() -> dict[str, Card]:
+    """Return the cards in the package by name: ff8 before ff16."""
+    names = [path.stem for path in WEIGHTS.glob("*.json")]
+    names.sort(key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+    return {name: read_card(name) for name in names}

@@ -1,23 +1,25 @@
-"""Open your own network: a timm or torchvision name, with a checkpoint or without, or an nn.Module."""
+"""Open networks: by name, of the suite, timm or torchvision, with a checkpoint or without; or your own nn.Module."""
 
 from __future__ import annotations
 
 import copy
 import re
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import nn
 
 from dr_utils.checks import nearest_first, short, unknown
-from dr_utils.models import LAYER, PAPER, POOL, available, load_model
-from dr_utils.models.backbone import head_of, layers_of
+from dr_utils.fetch import hub_within_reach
+from dr_utils.models import LAYER, POOL, Network, available, load_model, published, small_networks
+from dr_utils.models.backbone import Tapped, head_of, layers_of
+from dr_utils.models.cards import ARCHIVES, IMAGENET_MEAN, IMAGENET_STD, PAPER, NetworkCard, shipped
 from dr_utils.models.files import fit, read_weights, without_prefixes
-from dr_utils.models.loading import Opened, of_timm, open_named
-from dr_utils.models.network import Network, NetworkCard
 from dr_utils.store import AssetError
 
 
@@ -47,11 +49,7 @@ def open_model(
     """
     kind, name = kind_of(model, checkpoint)
     given = {"mean": mean, "std": std}
-    changes = {
-        key: tuple(np.broadcast_to(np.asarray(value, dtype=float), 3).tolist())
-        for key, value in given.items()
-        if value is not None
-    }
+    changes = {key: np.broadcast_to(value, 3).tolist() for key, value in given.items() if value is not None}
     if kind in ("suite", "timm") and checkpoint is None:
         if layer is not None:
             name += LAYER + layer + ("" if pool == "mean" else POOL + pool)
@@ -130,7 +128,7 @@ def _open(kind: str, name: str, model, checkpoint, pretrained: bool) -> Opened:
 
 def _card(name: str, source: str, training: str = "own", upstream: str = "unknown") -> NetworkCard:
     return NetworkCard(
-        name=name, title=name, width=0, family=name.partition("_")[0].lower(), training=training, upstream=upstream,
+        name=name, title=name, width=0, family=re.split("[._]", name)[0].lower(), training=training, upstream=upstream,
         kind="own", source=source, licence="unstated", top1=None,
     )  # fmt: skip
 
@@ -191,3 +189,76 @@ def _behaviour(module: nn.Module, features: torch.Tensor) -> str:
     directions = np.random.default_rng(0).standard_normal((6, features.numel()))
     parts = re.sub(r" at 0x[0-9a-f]+", "", repr(module))
     return f"{parts} {[f'{v:.2e}' for v in directions @ features.double().flatten().numpy()]}"
+
+
+# ---------------------------------------------------------------- by name
+
+
+@dataclass
+class Opened:
+    """A module with its weights, before anybody said which of its layers is read."""
+
+    module: nn.Module  # from normalised images to class scores, or without a head
+    head: str | None  # name of its last linear layer
+    card: NetworkCard
+    preprocessing: dict = field(default_factory=lambda: {"mean": IMAGENET_MEAN, "std": IMAGENET_STD})
+    side: int = 224  # pixels of the images that try it out
+
+    def read(self, layer: str | None = None, pool: str = "mean") -> Tapped:
+        """Read it at a layer, by default where the head begins; ValueError if there is no such layer."""
+        at_head = layer is None and self.head is not None
+        return Tapped(self.module.eval(), self.head if at_head else layer, head=at_head, pool=pool, name=self.card.name)
+
+
+def open_named(name: str, *, pretrained: bool = True) -> Opened:
+    """Open a network of the registry, of the paper, or of timm; AssetError if its weights cannot be had."""
+    if card := shipped().get(name):
+        recipe = SimpleNamespace(**card.recipe)
+        network = small_networks.load_weights(name)[0] if pretrained else small_networks.build(recipe)
+        network.body.head = network.heads[-1]
+        return Opened(network.body, "head", card, side=card.side)
+    card = ARCHIVES.get(name) or PAPER.get(name)
+    if card is None:
+        return open_timm(name, pretrained=pretrained)
+    module, head = published.build(card)
+    if pretrained:
+        published.load(module, card)
+    return Opened(module, head, card, card.preprocessing(), card.side or 224)
+
+
+def open_timm(name: str, *, pretrained: bool = True) -> Opened:
+    """Open a network of timm, with the hub's weights or random ones; AssetError if the hub does not give them."""
+    import timm
+
+    with hub_within_reach() if pretrained else nullcontext():
+        try:
+            module = timm.create_model(name, pretrained=pretrained)
+        except Exception as error:  # timm, the hub's client and the socket wrap each other's errors
+            offline = ", ".join(nearest_first(name, [*ARCHIVES, *shipped()]))
+            raise AssetError(
+                f"timm model {name!r} cannot be loaded or its weights cannot be fetched from the model hub "
+                f"({short(error)}); available offline, nearest first: {offline}."
+            ) from error
+    cfg, head = module.pretrained_cfg, module.get_classifier()
+    linear = isinstance(head, nn.Linear)
+    width = head.in_features if linear else getattr(module, "head_hidden_size", module.num_features)
+    card = replace(_card(name, "timm, random weights", "standard", "none"), kind="imagenet", width=int(width),
+                   licence=cfg.get("license") or "unstated")  # fmt: skip
+    if pretrained:
+        tag = re.search("in(1k|12k|21k|22k)", cfg.get("tag") or "")
+        upstream = f"imagenet{tag[1].replace('22', '21')}" if tag else "unknown"
+        where = cfg.get("hf_hub_id") or cfg.get("url") or "no published weights"
+        card = replace(card, upstream=upstream, source=f"timm, {where}")
+    return of_timm(module, card)
+
+
+def of_timm(module: nn.Module, card: NetworkCard) -> Opened:
+    """Describe a module of timm."""
+    import timm
+
+    data = timm.data.resolve_model_data_config(module)
+    head = module.pretrained_cfg.get("classifier")
+    if not isinstance(head, str) or not isinstance(module.get_submodule(head), nn.Linear):
+        module.reset_classifier(0)
+        head = None
+    return Opened(module, head, card, {"mean": data["mean"], "std": data["std"]}, data["input_size"][-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from io import BytesIO
 from pathlib import Path
 
@@ -86,16 +85,14 @@ class FirstLinear(nn.Linear):
         return super().forward(x[:, : self.in_features])
 
 
-class NestedLinear(nn.Module):
+class NestedLinear(nn.ModuleDict):
     """The heads of a Matryoshka network, each on the first neurons; the scores are those of the widest."""
 
     def __init__(self):
-        super().__init__()
-        for i, width in enumerate(NESTED):
-            self.add_module(f"nesting_classifier_{i}", nn.Linear(width, N_CLASSES))
+        super().__init__({f"nesting_classifier_{i}": nn.Linear(k, N_CLASSES) for i, k in enumerate(NESTED)})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return list(self.children())[-1](x)
+        return list(self.values())[-1](x)
 
 
 # ---------------------------------------------------------------- weights
@@ -158,34 +155,22 @@ def read_layout(card: PublishedCard, state: State, module: nn.Module) -> State:
         return dict(zip(module.state_dict(), state.values(), strict=True))
     if card.layout == "keras":
         return _keras(state, module)
-    state = _robust(card, state) if card.layout == "robust" else without_prefixes(state)
+    state = _robust(state) if card.layout == "robust" else without_prefixes(state)
     return _vgg(state, module) if (card.layout, card.family) == ("timm", "vgg16") else state
 
 
-def rename(state: State, rules: dict[str, str]) -> State:
-    """Replace, rule after rule, what a pattern matches in the names."""
-    renamed = {}
-    for key, tensor in state.items():
-        for pattern, replacement in rules.items():
-            key = re.sub(pattern, replacement, key)
-        renamed[key] = tensor
-    return renamed
-
-
 # torchvision's VGG16 has linear layers where timm has convolutions over the whole map, of the same weights.
-_VGG_NAMES = {
-    r"^classifier\.0\.": "pre_logits.fc1.",
-    r"^classifier\.3\.": "pre_logits.fc2.",
-    r"^classifier\.6\.": "head.fc.",
-}
+_VGG_NAMES = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
 
 
 def _vgg(state: State, module: nn.Module) -> State:
-    state, own = rename(state, _VGG_NAMES), module.state_dict()
-    for key in state.keys() & own.keys():
-        if key.startswith("pre_logits.") and state[key].numel() == own[key].numel():
-            state[key] = state[key].reshape(own[key].shape)
-    return state
+    own, renamed = module.state_dict(), {}
+    for key, tensor in state.items():
+        layer, _, kind = key.rpartition(".")
+        key = f"{_VGG_NAMES.get(layer, layer)}.{kind}"
+        alike = key in own and tensor.numel() == own[key].numel()
+        renamed[key] = tensor.reshape(own[key].shape) if alike else tensor
+    return renamed
 
 
 def _keras(weights: State, module: nn.Module) -> State:
@@ -209,19 +194,12 @@ def _keras(weights: State, module: nn.Module) -> State:
     return state
 
 
-def _robust(card: PublishedCard, state: State) -> State:
+def _robust(state: State) -> State:
     """The names of the robustness library (github.com/MadryLab/robustness), which saves a network with its attacker.
 
     Under DataParallel there are the network, its normalisation, and the attacker with the same tensors once more.
     Architectures that the library does not have itself, VGG16 among them, are wrapped again: module.model.model.*.
     """
     state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    for what in ("mean", "std"):
-        found, expected = state.pop(f"normalizer.new_{what}", None), torch.tensor(getattr(card, what))
-        if found is None or not torch.allclose(found.flatten().float(), expected, rtol=0, atol=1e-6):
-            raise AssetError(
-                f"{card.file}: module.normalizer.new_{what} is not {card.name}'s {what}, {getattr(card, what)}; get "
-                "the published file."
-            )
-    own = {key: tensor for key, tensor in state.items() if not key.startswith("attacker.")}
+    own = {key: tensor for key, tensor in state.items() if not key.startswith(("attacker.", "normalizer."))}
     return without_prefixes({key.removeprefix("model."): tensor for key, tensor in own.items()})

@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
+from dr_utils.models.cards import IMAGENET_MEAN, IMAGENET_STD, IMAGES_SIDE, WEIGHTS, Card, read_card, weights_path
 from dr_utils.models.files import RELEASES, fit
-from dr_utils.models.network import IMAGENET_MEAN, IMAGENET_STD
-from dr_utils.models.small import IMAGES_SIDE, WEIGHTS, Card, read_card, weights_path
 from dr_utils.store import AssetError, sha256_of
 
 VGG_POOLED = 2  # pixels a side

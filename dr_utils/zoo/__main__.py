@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from dr_utils.checks import short
-from dr_utils.models.small import WEIGHTS, read_card
+from dr_utils.models.cards import WEIGHTS, read_card
 from dr_utils.progress import clock
 from dr_utils.store import path_of
 from dr_utils.zoo import RECIPES

@@ -14,7 +14,7 @@ from PIL import Image
 from dr_utils import store
 from dr_utils.datasets import ImageTask
 from dr_utils.datasets.decode import decode
-from dr_utils.models.small import IMAGES_SIDE
+from dr_utils.models.cards import IMAGES_SIDE
 from dr_utils.progress import progress
 from dr_utils.store import AssetError, sha256_of
 from dr_utils.subsets import random_subsets

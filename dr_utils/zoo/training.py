@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dr_utils import store
 from dr_utils.datasets import ImageTask
 from dr_utils.device import hardware_name, pick_device
-from dr_utils.models.small import IMAGES_SIDE, WEIGHTS, Card, card_path, weights_path
+from dr_utils.models.cards import IMAGES_SIDE, WEIGHTS, Card, card_path, weights_path
 from dr_utils.models.small_networks import SmallNetwork, build
 from dr_utils.progress import progress
 from dr_utils.zoo import Recipe, attacks

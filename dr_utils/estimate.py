@@ -24,10 +24,8 @@ NOTEBOOKS = {
     "05": "Matryoshka",
     "07": "ImageNet-1k and ImageNetV2",
 }
-PUBLISHED = (  # counted from the scripts of the authors' code
-    "The public code in all: 14,478 probe trainings and 72.3 billion image forwards; for the paper alone 6,209 and 8.8 "
-    "billion."
-)
+# Counted from the scripts of the authors' code.
+PUBLISHED = "The public code: 14,478 probes and 72.3 billion image forwards; for the paper, 6,209 and 8.8 billion."
 
 
 def estimate(profile: Profile, *, device: str = "auto", batch_size: int | None = None) -> pd.DataFrame:
@@ -142,7 +140,6 @@ def report(profile: Profile, table: pd.DataFrame, device: str) -> str:
         "extraction": sums.extraction_s.map(clock),
         "probes take": sums.probes_s.map(clock),
     }
-    total = sums.loc["in all"]
     lines = [
         f"profile {profile.name} on {device}: projected from a calibration of seconds, not measured\n",
         pd.DataFrame(columns).rename_axis(None).to_string(),
@@ -150,6 +147,6 @@ def report(profile: Profile, table: pd.DataFrame, device: str) -> str:
         *notebooks,
         "All notebooks share these: whichever runs first computes them. Not counted: reading images, CKA, figures.",
         "'As published' is what these probes would take if each ran the network over every image of every epoch, "
-        f"{total.published_forwards / total.forwards:,.0f} times as many.",
+        f"{sums.published_forwards['in all'] / sums.forwards['in all']:,.0f} times as many.",
     ]
     return "\n".join([*lines, PUBLISHED] if profile.name == "paper" else lines)

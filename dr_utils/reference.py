@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 from importlib import resources
 
-import numpy as np
 import pandas as pd
 
 from dr_utils.checks import unknown
@@ -28,12 +27,7 @@ def published(**filters) -> pd.DataFrame:
     for name, wanted in filters.items():
         if name not in table.columns:
             raise unknown("column", name, table.columns)
-        wanted, column = list(wanted) if pd.api.types.is_list_like(wanted) else [wanted], table[name]
-        if pd.api.types.is_float_dtype(column):
-            keep = np.isclose(column.to_numpy()[:, None], wanted, rtol=1e-9, atol=0).any(axis=1)
-        else:
-            keep = column.isin(wanted)
-        table = table[keep]
+        table = table[table[name].isin(list(wanted) if pd.api.types.is_list_like(wanted) else [wanted])]
     return table.reset_index(drop=True)
 
 

@@ -111,8 +111,7 @@ class Study:
     def features(self, network: str, task: str, split: str, *, epoch: int | None = None) -> Features:
         """Return a network's features on a split, from the store or by one pass.
 
-        With `epoch` (0, 1, ...) the images are augmented as SGD sees them in it: views of the profile are stored and
-        used in turn, what is fresh in every epoch is not kept.
+        With `epoch` (0, 1, ...) the images are augmented as SGD sees them in it. Views are stored, fresh ones are not.
         """
         settings, augmentation, kept = self.profile.extraction, None, True
         if epoch is None and (found := stored(self._features_key(network, task, split))):
@@ -189,9 +188,9 @@ class Study:
             lines += [f"{path}, for {task}" for path in missing_files(task, self._splits(task))]
         if lines:
             where = data_dir() or "no data folder is named (--data DIR, or DR_DATA); it"
-            first = f"profile {self.profile.name} needs {len(lines)} files or folders; {where} lacks:"
+            lines.insert(0, f"profile {self.profile.name} needs {len(lines)} files or folders; {where} lacks:")
             last = "To get weights: python -m dr_utils models --data DIR. Data sets lie as their makers publish them."
-            raise ValueError("\n  ".join([first, *lines]) + f"\n{last}")
+            raise ValueError("\n  ".join(lines) + f"\n{last}")
 
     def _chosen(self, kind: str, given: Iterable[str] | None, known: Iterable[str]) -> list[str]:
         given = list(known if given is None else given)
@@ -209,10 +208,9 @@ class Study:
 
     def _extraction(self, network: str, task: str) -> dict:
         """Return what decides features beside the network and the images."""
-        spec = self.profile.tasks[task]
-        side = self.network(network).card.side or spec.resolution
-        return {"resolution": side, "precision": self.profile.extraction.precision, "dtype": spec.storage,
-                "device": self.device}  # fmt: skip
+        spec, side = self.profile.tasks[task], self.network(network).card.side
+        return {"resolution": side or spec.resolution, "precision": self.profile.extraction.precision,
+                "dtype": spec.storage, "device": self.device}  # fmt: skip
 
     def _features_key(self, network: str, task: str, split: str) -> str:
         digest = identity(task, split, **self._drawn(task, split))
@@ -229,10 +227,9 @@ class Study:
         }
 
     def _keys(self) -> dict[Cell, str | None]:
-        """Return each cell's key in the store.
+        """Return each cell's key, or None where the files that identify it are gone.
 
-        Where the files that identify a network or a task are gone, it is the key that the tables were made with, if the
-        profile is still the same: to look at results you need not have the paper's data at hand. Else it is None.
+        If the profile is still the same, the key that the tables were made with serves there: results need no data.
         """
         keys, noted = {}, noted_in(self.tables_folder)
         known = noted.get("cells", {}) if noted.get("profile") == self.profile.fingerprint() else {}

@@ -40,14 +40,9 @@ class Grid:
     """
 
     def __init__(self, x_train: np.ndarray, spec: CellSpec):
-        self.subsets: list[np.ndarray] = []
-        self.seeds: list[int] = []
-        self.notes: list[str] = []
+        self.subsets, self.seeds, self.notes = [], [], []
         self._blocks: dict[tuple, tuple] = {}  # projections and their columns
         self._mean, self._std = 0.0, None
-        # Sums over many samples want more digits than half precision has; where nothing is summed, nothing is copied.
-        if spec.probe.standardise or set(PROJECTIONS) & set(spec.selections):
-            x_train = x_train.astype(np.float32, copy=False)
         if spec.probe.standardise:
             self._mean, std = x_train.mean(axis=0, dtype=np.float64), x_train.std(axis=0, dtype=np.float64)
             # A neuron that is silent on train stays at zero instead of becoming NaN.
@@ -120,13 +115,12 @@ def compute_cell(
         else:
             alpha = spec.probe.ridge_alpha
             if alpha == "auto":
-                alpha = choose_alpha(_single(matrices["train"][:, : train.x.shape[1]]), train.y)
+                alpha = choose_alpha(matrices["train"][:, : train.x.shape[1]], train.y)
                 notes.append(f"ridge penalty {alpha:.3g}, chosen on a fifth of the train images")
-            result = fit_ridge(*map(_single, given), alpha=alpha)
+            result = fit_ridge(*given, alpha=alpha)
         for eval_set, features in evals.items():
-            scores = result.accuracy, result.per_class_accuracy
-            if eval_set != "test":
-                scores = result.score(matrices[eval_set], features.y)
+            tested = result.accuracy, result.per_class_accuracy
+            scores = tested if eval_set == "test" else result.score(matrices[eval_set], features.y)
             accuracy, per_class = (score[grid.rows["probe"]] for score in scores)
             rows = grid.rows.assign(model=model, dataset=dataset, eval_set=eval_set, solver=solver,
                                     features="standardised" if spec.probe.standardise else "raw")  # fmt: skip
@@ -140,11 +134,6 @@ def compute_cell(
     tables["redundancy"] = redundancy_table(tables["probes"], tables["cka"], spec.deltas)
     tables["fairness"] = fairness_table(tables["per_class"], tables["probes"])
     return tables, notes
-
-
-def _single(given):
-    """Return half precision as single, anything else as it is."""
-    return given.astype(np.float32) if getattr(given, "dtype", None) == np.float16 else given
 
 
 def similarity_table(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *, device=None) -> pd.DataFrame:

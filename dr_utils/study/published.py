@@ -34,8 +34,8 @@ def check_network(name: str) -> None:
 def published_tables(profile: Profile) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Lay the published numbers out as a study's tables; return notes on them too.
 
-    There is one more table, "spread", the published standard deviations of accuracy. Every accuracy and CKA is a number
-    of the file, at a fraction of the profile; its other keys do not matter. "per_class" and "fairness" are empty.
+    Beside them is "spread", the standard deviations of accuracy; "per_class" and "fairness" are empty. Of the profile
+    the networks, tasks, fractions and deltas matter.
     """
     found: dict[str, list[pd.DataFrame]] = {"probes": [], "cka": [], "redundancy": [], "spread": []}
     cells, absent = [], []

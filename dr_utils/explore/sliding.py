@@ -80,6 +80,7 @@ def curve(
     y: str,
     hue: str,
     menu: str | None = None,
+    slider: str | None = None,
     errorbar: str | tuple[str, str] | None = "sd",
     columns: Sequence[str] | Mapping[str, str] = (),
     at: Sequence[float] | None = None,
@@ -92,8 +93,9 @@ def curve(
 ):
     """Draw curves with a slider that moves a cursor along them, and a table of the values at the cursor.
 
-    - x, y, hue, menu: columns of tidy rows: the axes, the name of each curve, and what a menu offers. Several rows at
-      one place, such as one per seed, are averaged.
+    - x, y, hue, menu, slider: columns of tidy rows: the axes, the name of each curve, what a menu offers, and what
+      the slider runs through: x, or another one, such as the fraction over an x of neurons, where every curve has its
+      own point. Several rows at one place, such as one per seed, are averaged.
     - errorbar: "sd" over the rows at each place; the column that holds one; or the two columns of an interval.
     - columns: further columns of the table, in a mapping with a format such as ".1%".
     - at, start: where the slider stops, by default wherever there are rows, and where it begins, the middle by default.
@@ -108,6 +110,7 @@ def curve(
     >>> shown.values().loc["digits", ["mean", "low", "high"]].round(3).to_list()
     [0.6, 0.459, 0.741]
     """
+    slider = slider or x
     rows = rows.dropna(subset=[x, y])
     if rows.empty:
         return HTML("<p>This profile has no rows for this slider.</p>")
@@ -115,7 +118,7 @@ def curve(
     keys = [
         (rows[menu] if menu else pd.Series("", rows.index)).rename("menu"),
         rows[hue].rename("hue"),
-        rows[x].astype(float).round(9).rename("at"),  # fractions read from CSV may miss each other by rounding
+        rows[slider].astype(float).round(9).rename("at"),  # fractions read from CSV may miss each other by rounding
     ]
     groups = rows.groupby(keys, sort=False)
     points = pd.DataFrame({"x": groups[x].mean(), "mean": groups[y].mean()})
@@ -133,8 +136,8 @@ def curve(
         spec = spec or (".3f" if is_float_dtype(values) else "")
         cells[say[name]] = ["" if pd.isna(value) else html.escape(f"{value:{spec}}") for value in values]
     chart = CurveChart(say[x], say[y], log=log, ylim=ylim, height=300)
-    widget = SlidingCurve(points, cells, chart, (x, y, hue, menu, note), menu=say[menu] if menu else "",
-                          slider=say[x], at=at, start=start, palette=palette)  # fmt: skip
+    widget = SlidingCurve(points, cells, chart, (x, y, hue, menu, slider, note), menu=say[menu] if menu else "",
+                          slider=say[slider], at=at, start=start, palette=palette)  # fmt: skip
     widget.children = [*widget.children, widgets.HTML(f"<small>{html.escape(note)}</small>")]
     return or_table(widget)
 
@@ -198,8 +201,10 @@ class SlidingCurve(widgets.VBox):
 
     def _move(self, levels: pd.DataFrame | None = None) -> None:
         """Show the values at another stop."""
-        self._memory.update(menu=self.menu.value, at=self.slider.value)
-        self.chart.move(self.values(), self.slider.value, levels)
+        found, at = self.values(), self.slider.value
+        self._memory.update(menu=self.menu.value, at=at)
+        # A cursor where all points are above each other; with a slider of its own, each curve has another x.
+        self.chart.move(found, at if np.allclose(found["x"], at) else None, levels)
         # Every curve has its row, measured here or not: the table is the chart's legend.
         names = self._shown.index.unique("hue")
         rows = [[f"{self._strokes[name][2]} {html.escape(str(name))}", *self._row(name)] for name in names]

@@ -160,7 +160,7 @@ class Study:
         # A ResNet50's cell takes twenty times as long as a small network's.
         bar = progress(todo, desc="cells", unit="cells", even=False)
         for cell in bar:
-            bar.set_description(" on ".join(cell))
+            bar.set_description_str(" on ".join(cell))
             keys[cell] = self._compute(*cell)
             found[cell] = store.read("cells", keys[cell])
         found = {cell: found[cell] for cell in keys if found.get(cell)}

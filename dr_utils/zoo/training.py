@@ -154,7 +154,7 @@ class Training:
         self.progress.epoch += 1
         self.progress.seconds += seconds
         self.progress.hardware = list(dict.fromkeys([*self.progress.hardware, hardware_name(self.device)]))
-        bar.set_description(f"{recipe.name}, epoch {epoch + 1} of {recipe.epochs}, loss {loss:.3f}")
+        bar.set_description_str(f"{recipe.name}, epoch {epoch + 1} of {recipe.epochs}, loss {loss:.3f}")
         self._save()
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, noise: torch.Generator) -> torch.Tensor:

@@ -204,7 +204,7 @@ class SlidingCurve(widgets.VBox):
         found, at = self.values(), self.slider.value
         self._memory.update(menu=self.menu.value, at=at)
         # A cursor where all points are above each other; with a slider of its own, each curve has another x.
-        self.chart.move(found, at if np.allclose(found["x"], at) else None, levels)
+        self.chart.move(found, at if np.allclose(found["x"], at) else np.nan, levels)
         # Every curve has its row, measured here or not: the table is the chart's legend.
         names = self._shown.index.unique("hue")
         rows = [[f"{self._strokes[name][2]} {html.escape(str(name))}", *self._row(name)] for name in names]

@@ -76,9 +76,12 @@ def diffused_redundancy_interval(
     if n_seeds == 1:
         return dr, float("nan"), float("nan")
     weights, probability = _resamples(n_seeds)
-    drawn = _critical(fractions, (performance @ weights.T) / (weights @ np.broadcast_to(full, n_seeds)), delta, rule)
+    whole = weights @ np.broadcast_to(full, n_seeds)
+    # Few test images can leave a seed without a right answer; resamples of such seeds alone have no ratio.
+    weights, whole, probability = (given[whole > 0] for given in (weights, whole, probability))
+    drawn = _critical(fractions, performance @ weights.T / whole, delta, rule)
     order = np.argsort(-drawn, kind="stable")  # falling fraction is rising redundancy
-    reached = np.cumsum(probability[order])
+    reached = np.cumsum(probability[order]) / probability.sum()
     tail = (1 - confidence) / 2
     # The last cumulative sum may fall short of 1 by rounding; the tolerance keeps the index inside.
     low, high = (_redundancy(drawn[order[np.searchsorted(reached, level - TOLERANCE)]]) for level in (tail, 1 - tail))
@@ -125,7 +128,7 @@ def _checked(fractions, performance, full, delta: float, rule: str):
     if missing.any():
         raise ValueError(f"performance is NaN or infinite at fraction {fractions[missing][0]}; drop it first.")
     n_seeds = performance.shape[1]
-    if full.shape not in ((1,), (n_seeds,)) or not (np.isfinite(full) & (full > 0)).all():
-        raise ValueError(f"full must be finite and above 0, one number or one per seed ({n_seeds}); got {full}.")
+    if full.shape not in ((1,), (n_seeds,)) or not (full.min() >= 0 and 0 < full.sum() < np.inf):
+        raise ValueError(f"full must be one number or one per seed ({n_seeds}), on average above 0; got {full}.")
     order = np.argsort(fractions)
     return fractions[order], performance[order], full, check_delta(delta)

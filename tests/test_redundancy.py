@@ -82,6 +82,7 @@ def brute_force(fractions, performance, full, delta, rule, confidence):
         [
             diffused_redundancy(fractions, performance[:, list(draw)], full[list(draw)], delta, rule=rule)
             for draw in product(range(n_seeds), repeat=n_seeds)
+            if full[list(draw)].any()
         ]
     )
     tail = (1 - confidence) / 2
@@ -106,6 +107,17 @@ def test_interval_is_the_exact_bootstrap(rule, n_seeds, paired):
         assert (low, high) == (min(expected[0], dr), max(expected[1], dr))
         widths.add(high - low)
     assert len(widths) > 1  # the spread is seen, not a constant
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_seeds_without_a_right_answer_count_in_the_mean(rule):
+    # 12 test images: one seed's whole layer got none of them right. Resamples of that seed alone have no ratio.
+    fractions, full = np.array([0.1, 0.5, 1.0]), np.array([1, 0, 1]) / 12
+    performance = np.array([[1, 2, 0], [1, 1, 1], [1, 0, 1]]) / 12
+    dr, low, high = diffused_redundancy_interval(fractions, performance, full, 0.9, rule=rule)
+    expected = brute_force(fractions, performance, full, 0.9, rule, 0.95)
+    assert dr == diffused_redundancy(fractions, performance, full, 0.9, rule=rule)
+    assert (low, high) == (min(expected[0], dr), max(expected[1], dr))
 
 
 def test_pairing_cancels_what_a_seed_shares_with_its_full_layer():
@@ -151,8 +163,10 @@ GOOD = {"fractions": [0.1, 0.5], "performance": [[0.5, 0.6], [0.9, 0.95]], "full
         ({"performance": np.ones((2, 2, 2))}, r"must have shape \[2\] or \[2, seeds\]"),
         ({"performance": [[0.5, 0.6], [np.nan, 0.9]]}, "NaN or infinite at fraction 0.5"),
         ({"full": [1.0, 0.9, 0.8]}, r"one per seed \(2\)"),
-        ({"full": 0}, r"above 0, .*got \[0"),
-        ({"full": np.nan}, "finite and above 0"),
+        ({"full": 0}, r"on average above 0; got \[0"),
+        ({"full": np.nan}, "above 0"),
+        ({"full": np.inf}, "above 0"),
+        ({"full": [-0.1, 0.9]}, "above 0"),
         ({"rule": "frist"}, "unknown rule 'frist'; known, nearest first: first"),
     ],
 )

@@ -19,7 +19,7 @@ from dr_utils.probes import fit_probes
 from dr_utils.profiles import CKA, CellSpec, Probe, Profile
 from dr_utils.redundancy import diffused_redundancy
 from dr_utils.study import Study, read_tables
-from dr_utils.study.cell import COLUMNS, compute_cell
+from dr_utils.study.cell import COLUMNS, compute_cell, redundancy_table
 from dr_utils.subsets import fit_projection, random_subsets
 
 FRACTIONS = [0.05, 0.2, 0.5, 1.0]
@@ -330,3 +330,10 @@ def test_a_study_on_cuda_agrees_with_the_cpu(monkeypatch, tmp_path):
     moved = (cpu["probes"].set_index(keys).accuracy - cuda["probes"].set_index(keys).accuracy).abs()
     assert len(moved) == len(cpu["probes"]) and moved.mean() < 0.01 and moved.max() < 0.05
     np.testing.assert_allclose(cpu["cka"].cka, cuda["cka"].cka, atol=0.01)
+
+
+def test_a_layer_that_never_answers_right_has_no_redundancy_by_probe():
+    rows = [("test", "random", f, seed, 0.0, "sgd", "raw") for f in (0.5, 1.0) for seed in (1, 2)]
+    probes = pd.DataFrame(rows, columns=["eval_set", "selection", "fraction", "seed", "accuracy", "solver", "features"])
+    probes = probes.assign(model="m", dataset="d")
+    assert redundancy_table(probes, pd.DataFrame(columns=list(COLUMNS["cka"])), [0.9]).empty

@@ -162,7 +162,8 @@ def redundancy_table(probes: pd.DataFrame, cka: pd.DataFrame, deltas: Sequence[f
     chosen = probes[(probes["selection"] == "random") & (probes["eval_set"] == "test")]
     for (solver, features), group in chosen.groupby(["solver", "features"]):
         curve = group.pivot_table(index="fraction", columns="seed", values="accuracy")
-        curves.append(("probe", (solver, features, ""), curve, curve.loc[1.0].to_numpy()))
+        if curve.loc[1.0].any():  # of a layer that never answers right there is no share to keep
+            curves.append(("probe", (solver, features, ""), curve, curve.loc[1.0].to_numpy()))
     for estimator, group in cka[cka["comparison"] == "part_whole"].groupby("estimator"):
         curve = group.pivot_table(index="fraction", columns="seed_a", values="cka", dropna=False)
         # Where CKA is undefined no similarity was shown.

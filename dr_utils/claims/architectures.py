@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-from scipy import stats as scipy_stats
+import scipy
 
 from dr_utils.claims import stats
 from dr_utils.claims.paper_names import paper_network, paper_task
@@ -163,7 +163,7 @@ def a4(view: View) -> Outcome:
             widths |= {int(group.loc[m, "width"]) for m in models} if len(models) > 1 else set()
             accuracies = [float(view.accuracy(m, dataset).at(1.0).mean()) for m in models]
             if len(set(group.loc[models, "width"])) > 1 and len(set(accuracies)) > 1:
-                rhos.append(float(scipy_stats.spearmanr(group.loc[models, "width"], accuracies).statistic))
+                rhos.append(float(scipy.stats.spearmanr(group.loc[models, "width"], accuracies).statistic))
             for a, b in combinations(models, 2):
                 if group.loc[a, "width"] == group.loc[b, "width"]:
                     continue

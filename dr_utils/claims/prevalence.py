@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats as scipy_stats
+import scipy
 
 from dr_utils.claims import stats
 from dr_utils.claims.registry import DIFFERS, HOLDS, NOT_TESTED, Outcome, claim, missing
@@ -138,7 +138,7 @@ class _VarianceRatio(Estimate):
     """Sample variance over a known one: `value` is the ratio, `error` the degrees of freedom."""
 
     def interval(self, level: float = stats.LEVEL) -> tuple[float, float]:
-        chi = scipy_stats.chi2.ppf([1 - level / 2, level / 2], self.error)
+        chi = scipy.stats.chi2.ppf([1 - level / 2, level / 2], self.error)
         return tuple(self.error * self.value / chi)
 
 
@@ -187,14 +187,14 @@ def rank_correlation(
     if None in drawn:
         return None
     sign = -1 if needed else 1
-    sizes = scipy_stats.rankdata(sizes)
+    sizes = scipy.stats.rankdata(sizes)
     value = _spearman(sizes, np.array([[sign * d.value for d in drawn]]))[0]
     return Draws(float(value), _spearman(sizes, np.column_stack([sign * d.draws for d in drawn])), len(seeds))
 
 
 def _spearman(ranks: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Rank correlation of each row of values [N, T]; a row without differences shows no trend: 0."""
-    other = scipy_stats.rankdata(values, axis=1)
+    other = scipy.stats.rankdata(values, axis=1)
     a, b = ranks - ranks.mean(), other - other.mean(axis=1, keepdims=True)
     scale = np.sqrt((a**2).sum() * (b**2).sum(axis=1))
     return np.divide(b @ a, scale, out=np.zeros(len(b)), where=scale > 0)

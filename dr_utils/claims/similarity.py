@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats as scipy_stats
+import scipy
 
 from dr_utils.claims import stats
 from dr_utils.claims.prevalence import DELTAS, NO_ROBUST, resnet_pairs, robust_cells
@@ -176,5 +176,5 @@ class _Spread(Estimate):
     """A standard deviation with its chi-square interval; `error` holds the degrees of freedom."""
 
     def interval(self, level: float = stats.LEVEL) -> tuple[float, float]:
-        chi = scipy_stats.chi2.ppf([1 - level / 2, level / 2], self.error)
+        chi = scipy.stats.chi2.ppf([1 - level / 2, level / 2], self.error)
         return tuple(self.value * np.sqrt(self.error / chi))

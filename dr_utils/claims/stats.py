@@ -21,7 +21,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from dr_utils.claims.curves import Curve, close
 from dr_utils.claims.view import View
@@ -43,7 +43,7 @@ class Estimate:
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         if not np.isfinite(self.error):
             return -np.inf, np.inf
-        half = stats.t.ppf(1 - level / 2, self.df) * self.error if self.error else 0.0
+        half = scipy.stats.t.ppf(1 - level / 2, self.df) * self.error if self.error else 0.0
         return self.value - half, self.value + half
 
     def __str__(self) -> str:

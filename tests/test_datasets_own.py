@@ -442,7 +442,7 @@ import torch
 from pathlib import Path
 from dr_utils.datasets.own import open_images
 from dr_utils.features import extract
-from dr_utils.models.own import open_model
+from dr_utils.models.opening import open_model
 
 torch.manual_seed(0)
 module = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 5), torch.nn.ReLU())

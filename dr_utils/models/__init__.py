@@ -153,7 +153,7 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
     base, layer, pool = split_layer(name)
     card = (available() | PAPER).get(base)
     if card is None:
-        from dr_utils.models.own import open_timm
+        from dr_utils.models.opening import open_timm
 
         opened = open_timm(base, pretrained=pretrained)
         card, preprocessing, load, hash_weights = opened.card, opened.preprocessing, opened.read, None
@@ -170,7 +170,7 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
 
 
 def _load(base: str, pretrained: bool, layer: str | None, pool: str) -> nn.Module:
-    from dr_utils.models.own import open_named
+    from dr_utils.models.opening import open_named
 
     return open_named(base, pretrained=pretrained).read(layer, pool)
 
@@ -207,7 +207,7 @@ def _layer_width(name: str) -> int:
     key = store.key_of({"version": VERSION, "width of": [base, layer, pool]})
     if stored := store.read("weights", key):
         return stored.about["width"]
-    from dr_utils.models.own import open_named
+    from dr_utils.models.opening import open_named
 
     opened = open_named(base, pretrained=False)
     width = opened.read(layer, pool).probe(opened.side).shape[1]

@@ -69,7 +69,7 @@ class Tapped(nn.Module):
         if layer is None:
             return
         if layer not in (names := layers_of(module)):
-            hint = f"These are the nearest of {len(names)}; dr_utils.models.own.layer_names(model) gives all."
+            hint = f"These are the nearest of {len(names)}; dr_utils.models.opening.layer_names(model) gives all."
             raise unknown(f"layer of {name}", layer, nearest_first(layer, names)[:10], hint=hint)
         tapped = module.get_submodule(layer)
         # Copies, as what follows may work in place. Narrow heads read the first neurons only.

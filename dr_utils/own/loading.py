@@ -13,7 +13,7 @@ from dr_utils.datasets.own import open_images
 from dr_utils.features import Features, extract
 from dr_utils.features_files import open_features
 from dr_utils.models import NetworkCard
-from dr_utils.models.own import open_model, recommended_side
+from dr_utils.models.opening import open_model, recommended_side
 from dr_utils.own.answer import Answer, answer
 
 
@@ -50,7 +50,7 @@ def load(
     Parameters
     ----------
     model, checkpoint, layer
-        As `dr_utils.models.own.open_model` takes them.
+        As `dr_utils.models.opening.open_model` takes them.
     data : str or path
         The name of a task of the suite, an image folder, or a Hugging Face dataset saved on disk.
     features, labels : path, optional

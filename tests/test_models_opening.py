@@ -14,7 +14,7 @@ from torch import nn
 from dr_utils.models import load_model
 from dr_utils.models.backbone import Tapped
 from dr_utils.models.files import read_weights
-from dr_utils.models.own import layer_names, open_model, recommended_side
+from dr_utils.models.opening import layer_names, open_model, recommended_side
 from dr_utils.store import AssetError
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

@@ -230,7 +230,6 @@ def test_bad_subsets_are_refused(subset):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("estimator", cka.ESTIMATORS)
 def test_sums_on_cuda_equal_those_on_the_cpu(estimator):
     x, _ = draw(101, 64, 1, seed=5)

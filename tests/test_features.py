@@ -255,7 +255,6 @@ def test_bad_input_is_refused(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 def test_cuda_mixed_precision_is_close_to_float32_on_the_cpu():
     cpu = extract(make_network(), make_task(), resolution=16, device="cpu")
     cuda = extract(make_network(), make_task(), resolution=16, device="cuda")

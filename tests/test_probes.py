@@ -282,7 +282,6 @@ def test_ridge_needs_no_torch():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 def test_cuda_agrees_with_cpu():
     x, y, x_test, y_test = make_task(300, 64, 5)
     subsets, seeds = nested(64, (4, 20, 64), (1, 2))

@@ -118,7 +118,6 @@ def test_half_precision_features_are_read_from_a_file(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 @pytest.mark.parametrize("kind", ["waves", "streamed", "streamed waves"])
 def test_cuda_memory_stays_within_the_budget(kind, trainers):
     x, y = make_task(n=10_000, width=1024, n_classes=200)

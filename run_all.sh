@@ -70,7 +70,7 @@ set_up() {
   [[ $have != "$want" ]] || return 0
   find_uv
   if [[ ${have##*torch=} != "${want##*torch=}" ]]; then
-    say "making .venv (anew, if one was interrupted or has another build of torch)"
+    say "making .venv"
     rm -rf "$venv"
     "$uv" venv --quiet --python "$(system_python || echo 3.12)" "$venv" || # uv looks further and may fetch its own
       failed "no Python of at least 3.11 found; install one and try again"

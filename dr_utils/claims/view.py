@@ -224,11 +224,6 @@ class View:
         have = set(self.tables["cka"]["estimator"]) if "cka" in self.tables else set()
         return next((name for name in ESTIMATOR_PREFERENCE if name in have), ESTIMATOR_PREFERENCE[0])
 
-    @property
-    def cka_label(self) -> str:
-        """What an axis of CKA is called; printed numbers do not say which estimator gave them."""
-        return "linear CKA" if self.from_paper else f"linear CKA ({self.estimator})"
-
     @cached_property
     def _cka_groups(self) -> dict[tuple, pd.DataFrame]:
         table = self.tables.get("cka")
@@ -277,11 +272,6 @@ class View:
         else:
             rows = rows[rows["estimator"].eq(self.estimator)]
         return None if rows.empty else tuple(float(rows[name].iloc[0]) for name in ("dr", "low", "high"))
-
-    @property
-    def has_intervals(self) -> bool:
-        """Whether any DR has an interval; one seed gives none."""
-        return bool(self.tables["redundancy"]["low"].notna().any()) if "redundancy" in self.tables else False
 
     def redundancy_curve(self, model: str, dataset: str) -> pd.DataFrame | None:
         """DR by probe and rule "first" over delta: columns delta, dr, low, high; None where there is none."""

@@ -21,7 +21,7 @@ from torch import nn
 
 from dr_utils import fetch, store
 from dr_utils.fetch import Asset
-from dr_utils.models import Network, NetworkCard, available, check_network, load_model, own
+from dr_utils.models import Network, NetworkCard, available, check_network, load_model, opening
 from dr_utils.models.backbone import weight_hash
 from dr_utils.models.cards import ARCHIVES, IMAGENET_MEAN, IMAGENET_STD
 from dr_utils.models.files import fit, read_weights
@@ -180,7 +180,7 @@ def test_timm_card_says_what_the_weights_were_trained_on(monkeypatch):
 
     create = timm.create_model
     monkeypatch.setattr("timm.create_model", lambda name, pretrained: create(name, pretrained=False))
-    monkeypatch.setattr(own, "hub_within_reach", own.nullcontext)
+    monkeypatch.setattr(opening, "hub_within_reach", opening.nullcontext)
     card = load_model("vit_tiny_patch16_224.augreg_in21k").card
     assert (card.upstream, card.width, card.family, card.licence) == ("imagenet21k", 192, "vit", "apache-2.0")
     assert "timm/vit_tiny_patch16_224.augreg_in21k" in card.source

@@ -16,14 +16,6 @@ from dr_utils.profiles import Profile
 from dr_utils.progress import clock, progress
 from dr_utils.subsets import n_neurons, random_subsets
 
-# Which notebook a cell is first needed for; all notebooks share one computation of it.
-NOTEBOOKS = {
-    "01": "ResNet50, or the first network, and its adversarial counterpart",
-    "03": "other architectures and upstream data",
-    "04": "narrow layers",
-    "05": "Matryoshka",
-    "07": "ImageNet-1k and ImageNetV2",
-}
 # Counted from the scripts of the authors' code.
 PUBLISHED = "The public code: 14,478 probes and 72.3 billion image forwards; for the paper, 6,209 and 8.8 billion."
 
@@ -71,7 +63,6 @@ def count(profile: Profile, network: Network, task: str) -> dict:
     return {
         "network": network.card.name,
         "task": task,
-        "notebook": notebook_of(profile, network, task),
         "forwards": n_train * (1 + (probe.epochs if kind == "fresh" else views)) + n_eval,
         "published_forwards": len(lengths) * (probe.epochs * n_train + n_eval),
         "probes": len(lengths),
@@ -79,18 +70,6 @@ def count(profile: Profile, network: Network, task: str) -> dict:
         # Forward and gradient: two products, each 2 n k C operations, in every epoch.
         "flops": 4.0 * n_train * card.n_classes * sum(lengths) * probe.epochs,
     }
-
-
-def notebook_of(profile: Profile, network: Network, task: str) -> str:
-    """Return the notebook that a cell is first needed for, of `NOTEBOOKS`."""
-    card = network.card
-    if task == "imagenet1k":
-        return "07"
-    if card.training in ("narrow", "mrl"):
-        return {"narrow": "04", "mrl": "05"}[card.training]
-    # The network of Figure 1: the paper's, else the first of the profile.
-    first = next((n for n in profile.networks if "resnet50_standard" in n), profile.networks[0])
-    return "01" if first in (card.name, card.robust_of) else "03"
 
 
 def images_per_second(network: Network, resolution: int, device: torch.device, batch_size: int, mixed: bool) -> float:
@@ -128,9 +107,8 @@ def seconds(call, repeats: int = 3) -> float:
 
 
 def report(profile: Profile, table: pd.DataFrame, device: str) -> str:
-    """Write the projection as text: by notebook, in all, and beside the published procedure."""
-    sums = table.groupby("notebook").sum(numeric_only=True)
-    notebooks = [f"{name}: {NOTEBOOKS[name]}" for name in sums.index]
+    """Write the projection as text: by task, in all, and beside the published procedure."""
+    sums = table.groupby("task", sort=False).sum(numeric_only=True)
     sums.loc["in all"] = sums.sum()
     columns = {
         "image forwards": sums.forwards.map("{:,.0f}".format),
@@ -143,9 +121,7 @@ def report(profile: Profile, table: pd.DataFrame, device: str) -> str:
     lines = [
         f"profile {profile.name} on {device}: projected from a calibration of seconds, not measured\n",
         pd.DataFrame(columns).rename_axis(None).to_string(),
-        "",
-        *notebooks,
-        "All notebooks share these: whichever runs first computes them. Not counted: reading images, CKA, figures.",
+        "\nNot counted: reading images, CKA, figures.",
         "'As published' is what these probes would take if each ran the network over every image of every epoch, "
         f"{sums.published_forwards['in all'] / sums.forwards['in all']:,.0f} times as many.",
     ]

@@ -12,8 +12,7 @@ from test_study_augmentation import passes as passes  # noqa: PLC0414 - a fixtur
 
 from dr_utils import estimate as estimating
 from dr_utils.__main__ import main
-from dr_utils.estimate import PUBLISHED, count, estimate, images_per_second, notebook_of, probe_rate, report
-from dr_utils.models import load_model
+from dr_utils.estimate import PUBLISHED, count, estimate, images_per_second, probe_rate, report
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.subsets import n_neurons
 
@@ -47,16 +46,6 @@ def test_operations_are_those_of_the_products():
     assert count(profile, tiny_network("tiny_a"), "digits")["flops"] == pytest.approx(counted)
 
 
-def test_cells_go_to_the_notebook_that_needs_them_first():
-    mini = load_profile("mini")
-    places = {
-        name: notebook_of(mini, load_model(name, pretrained=False), "cifar10")
-        for name in ("keras_resnet50", "mobilenet_v2", "small_resnet_ff8", "small_resnet_mrl", "small_vit")
-    }
-    assert list(places.values()) == ["01", "03", "04", "05", "03"]
-    assert notebook_of(mini, load_model("mobilenet_v2", pretrained=False), "imagenet1k") == "07"
-
-
 def test_projection_has_every_cell_and_adds_up(monkeypatch):
     content = load_profile("mini").model_dump()
     names = ["small_resnet", "small_resnet_adversarial", "small_resnet_ff8"]
@@ -73,8 +62,8 @@ def test_projection_has_every_cell_and_adds_up(monkeypatch):
     text = report(profile, table, "cpu")
     assert "not measured" in text and f"{table.forwards.sum():,}" in text
     assert PUBLISHED not in text, "that is about the paper's own profile"
-    line = next(line for line in text.splitlines() if line.startswith("in all"))
-    assert f"{table.probes.sum():,}" in line
+    rows = {line.split("  ")[0]: line for line in text.splitlines()}
+    assert f"{table.probes.sum():,}" in rows["in all"] and f"{table.probes.sum():,}" in rows["digits"]
 
 
 def test_rates_are_work_over_time(monkeypatch):

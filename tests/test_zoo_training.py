@@ -333,42 +333,32 @@ def test_tampered_and_truncated_weights_are_refused(stored):
         with pytest.raises(AssetError, match=f"expected SHA-256 {card.sha256}, found {store.sha256_of(bad)}"):
             load_weights("tiny", folder)
     path.unlink()
-    with pytest.raises(AssetError, match="tiny has no trained weights here; train it: python -m dr_utils.zoo train"):
+    with pytest.raises(AssetError, match="tiny has no trained weights here; train it: python -m dr_utils.zoo tiny"):
         load_weights("tiny", folder)
 
 
 # ---------------------------------------------------------------- the command
 
 
-def test_command_trains_reports_and_evaluates(data, tmp_path, monkeypatch, capsys):
+def test_command_trains_once(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(RECIPES, "tiny", tiny(batch_size=8))
-    out = ["--out", str(tmp_path / "out")]
-    told = ["--data", str(data), "--device", "cpu", *out]
-    assert command.main(["train", "tiny", "--epochs", "2", *told]) == 0
-    assert "tiny: 2 epochs on cpu, 24 images" in capsys.readouterr().out
-    assert not list((store.cache_dir() / "checkpoints").iterdir())
-    assert command.main(["train", "tiny", "--epochs", "2", *told]) == 0
-    assert "kept, trained earlier" in capsys.readouterr().out
-    assert command.main(["evaluate", "tiny", *told]) == 0
+    told = ["tiny", "--epochs", "2", "--data", str(data), "--device", "cpu", "--out", str(tmp_path / "out")]
+    assert command.main(told) == 0
     card = read_card("tiny", tmp_path / "out")
     said = capsys.readouterr().out
-    assert f"clean {card.clean_accuracy:.4f} (card {card.clean_accuracy:.4f})" in said
-    assert f"robust {card.robust_accuracy:.4f} (card" in said
-    assert command.main(["report", *out]) == 0
-    said = capsys.readouterr().out
-    table = {line.split()[0]: line for line in said.splitlines()[1:]}
-    assert f"{card.clean_accuracy:.3f}" in table["tiny"] and "small_vit" not in table
+    assert "tiny: 2 epochs on cpu, 24 images" in said
+    assert f"clean {card.clean_accuracy:.3f}, robust {card.robust_accuracy:.3f}" in said
+    assert not list((store.cache_dir() / "checkpoints").iterdir())
     assert json.loads(card_path("tiny", tmp_path / "out").read_text())["recipe"]["epochs"] == 2
-    assert command.main(["report", "--out", str(tmp_path)]) == 0
-    assert "no trained networks" in capsys.readouterr().out
+    assert command.main(told) == 0
+    assert "kept, trained earlier" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "small_vit"], "tiny_imagenet_train.tar is not in"),
-        (["train", "small_vit", "--epochs", "0"], "epochs Input should be greater than 0"),
-        (["evaluate", "small_vit"], "small_vit has no trained weights here"),
+        (["small_vit"], "tiny_imagenet_train.tar is not in"),
+        (["small_vit", "--epochs", "0"], "epochs Input should be greater than 0"),
     ],
 )
 def test_command_refuses_in_one_line(arguments, message, tmp_path, capsys):
@@ -380,11 +370,11 @@ def test_command_refuses_in_one_line(arguments, message, tmp_path, capsys):
 
 def test_command_knows_its_networks(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        command.main(["train", "small_resnt", "--data", str(tmp_path)])
+        command.main(["small_resnt", "--data", str(tmp_path)])
     assert "invalid choice: 'small_resnt'" in capsys.readouterr().err
 
 
 def test_command_says_where_it_cannot_write(data, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert command.main(["train", "small_vit", "--data", str(data), "--out", str(tmp_path / "file")]) == 2
+    assert command.main(["small_vit", "--data", str(data), "--out", str(tmp_path / "file")]) == 2
     assert "choose another folder with --out" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork,
     card, path = read_card(name, folder), weights_path(name, folder)
     if card is None or not path.is_file():
         raise AssetError(
-            f"{name} has no trained weights here; train it: python -m dr_utils.zoo train {name} --data DIR."
+            f"{name} has no trained weights here; train it: python -m dr_utils.zoo {name} --data DIR."
         )
     data = path.read_bytes()  # once, so that what is loaded is what was hashed
     if (found := sha256_of(data)) != card.sha256:

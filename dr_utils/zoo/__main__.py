@@ -1,4 +1,4 @@
-"""Train, measure and list the small networks: ``python -m dr_utils.zoo {train,evaluate,report}``."""
+"""Train small networks: ``python -m dr_utils.zoo NAME ... --data DIR``; notebook 09 shows and measures them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
-
 from dr_utils.checks import short
 from dr_utils.models.cards import WEIGHTS, read_card
 from dr_utils.progress import clock
@@ -23,7 +21,7 @@ from dr_utils.zoo import RECIPES
 say = partial(print, flush=True)  # at once: the output may be a pipe
 
 
-def train_networks(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace) -> None:
     """Train, measure and store the networks asked for; those that are trained already are kept."""
     changes = {key: value for key in ("epochs", "attack_steps") if (value := getattr(args, key)) is not None}
     recipes = [replace(RECIPES[name], **changes) for name in (RECIPES if args.names == ["all"] else args.names)]
@@ -48,57 +46,22 @@ def train_networks(args: argparse.Namespace) -> None:
         say(f"{label}: {accuracies}, {clock(card.training_seconds)} of training")
 
 
-def evaluate_networks(args: argparse.Namespace) -> None:
-    """Measure stored networks again and print what their cards say beside it."""
-    names = [name for name in RECIPES if read_card(name, args.out)] if args.names == ["all"] else args.names
-    from dr_utils.models.small_networks import load_weights
-    from dr_utils.zoo import attacks, data
-
-    for name in names:
-        network, card = load_weights(name, args.out)
-        images = data.load_images(args.data, "val", n_classes=card.upstream_classes, limit=args.limit)
-        attack = {"radius": card.robust_radius, "steps": card.robust_steps}
-        found = attacks.evaluate(network, images, **attack, device=args.device)
-        say(
-            f"{name}: clean {found['clean_accuracy']:.4f} (card {card.clean_accuracy:.4f}), "
-            f"robust {found['robust_accuracy']:.4f} (card {card.robust_accuracy:.4f}) on {len(images)} images"
-        )
-
-
-def report_networks(args: argparse.Namespace) -> None:
-    """Print the cards in a folder as a table."""
-    rows = {card.name: {
-        "D": card.width, "classes": card.upstream_classes, "epochs": card.epochs, "clean": f"{card.clean_accuracy:.3f}",
-        "robust": f"{card.robust_accuracy:.3f}", "eps": card.robust_radius, "parameters": f"{card.parameters:,}",
-        "mult-adds": f"{card.multiply_adds:,}", "time": clock(card.training_seconds), "precision": card.precision,
-        "hardware": card.hardware,
-    } for name in RECIPES if (card := read_card(name, args.out))}  # fmt: skip
-    say(pd.DataFrame.from_dict(rows, orient="index").to_string() if rows else f"no trained networks in {args.out}")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; return 0 if done, 2 for bad input or files, 130 if interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m dr_utils.zoo", description="The small networks.")
-    commands = parser.add_subparsers(required=True)
-    train = commands.add_parser("train", help="train networks; goes on where it was interrupted")
-    train.add_argument("--epochs", type=int, help="instead of the recipe's")
-    train.add_argument("--attack-steps", type=int, help="of adversarial training; 1 is fastest")
-    train.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
-    evaluate = commands.add_parser("evaluate", help="measure stored weights again and compare with their card")
-    for command in (train, evaluate):
-        known = ("all", *RECIPES)
-        command.add_argument("names", nargs="+", choices=known, metavar="NAME", help=f"some of: {', '.join(known)}")
-        command.add_argument("--data", required=True, metavar="DIR", help="folder of the Tiny-ImageNet tar files")
-        command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-        command.add_argument("--limit", type=int, metavar="N", help="take only N images of each split, for trials")
-    report = commands.add_parser("report", help="print the table of cards")
-    for command, do in ((train, train_networks), (evaluate, evaluate_networks), (report, report_networks)):
-        where = "folder of weights and cards (default: in the package)"
-        command.add_argument("--out", metavar="DIR", default=WEIGHTS, type=Path, help=where)
-        command.set_defaults(do=do)
+    about = "Train the small networks; goes on where it was interrupted."
+    parser, known = argparse.ArgumentParser(prog="python -m dr_utils.zoo", description=about), ("all", *RECIPES)
+    add = parser.add_argument
+    add("names", nargs="+", choices=known, metavar="NAME", help=f"some of: {', '.join(known)}")
+    add("--data", required=True, metavar="DIR", help="folder of the Tiny-ImageNet tar files")
+    add("--out", metavar="DIR", default=WEIGHTS, type=Path, help="folder of weights and cards (default: the package)")
+    add("--epochs", type=int, help="instead of the recipe's")
+    add("--attack-steps", type=int, help="of adversarial training; 1 is fastest")
+    add("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    add("--limit", type=int, metavar="N", help="take only N images of each split, for trials")
     args = parser.parse_args(argv)
     try:
-        args.do(args)
+        train(args)
     except (ValueError, RuntimeError, FloatingPointError) as error:
         print(f"zoo: {short(error, 1000)}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""The commands of the suite: ``python -m dr_utils {run,models,estimate,report,readme}``."""
+"""The commands of the suite: ``python -m dr_utils {run,models,estimate,train,report,readme}``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dr_utils import run
+from dr_utils.checks import short
 from dr_utils.device import device_name
-from dr_utils.models.cards import table
+from dr_utils.models.cards import WEIGHTS, table
 from dr_utils.profiles import CHECKOUT, load_profile
 from dr_utils.readme import renew
 from dr_utils.report import write_report
 from dr_utils.run.options import Parser
+from dr_utils.zoo import RECIPES
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -29,6 +31,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     project.add_argument("--profile", default="paper", help="mini, paper or a YAML file (default: %(default)s)")
     project.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
     project.add_argument("--batch", type=int, help="images in a batch of the calibration (default: the profile's)")
+    train, known = add("train", help="train small networks; goes on where it was interrupted"), ("all", *RECIPES)
+    train.add_argument("names", nargs="+", choices=known, metavar="NAME", help=f"some of: {', '.join(known)}")
+    train.add_argument("--data", required=True, metavar="DIR", help="folder of the Tiny-ImageNet tar files")
+    words = "folder of weights and cards (default: in the package)"
+    train.add_argument("--out", metavar="DIR", default=WEIGHTS, type=Path, help=words)
+    train.add_argument("--epochs", type=int, default=argparse.SUPPRESS, help="instead of the recipe's")
+    words = "of adversarial training; 1 is fastest"
+    train.add_argument("--attack-steps", type=int, default=argparse.SUPPRESS, help=words)
+    train.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    train.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    train.add_argument("--limit", type=int, metavar="N", help="take only N images of each split, for trials")
     page = add("report", help="write the page of a finished run anew")
     readme = add("readme", help="renew README from a finished run")
     for command in (page, readme):
@@ -38,7 +51,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says; 0 if done, 1 if a notebook failed, 2 for bad input or files."""
+    """Do what the command line says; 0 if done, 1 if a notebook failed, 2 for bad input or files, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["run"]:
         return run.main(argv[1:])
@@ -54,13 +67,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             profile = load_profile(args.profile)
             found = estimate(profile, device=args.device, batch_size=args.batch)
             print(report(profile, found, device_name(args.device)))
+        elif args.command == "train":
+            from dr_utils.zoo.training import train_networks  # imports torch
+
+            given = {key: value for key, value in vars(args).items() if key not in ("command", "names")}
+            train_networks(RECIPES if args.names == ["all"] else args.names, **given)
         elif args.command == "report":
             print(write_report(args.folder, [path.stem for path in run.find_notebooks()]))
         else:
             renew(args.folder)
-    except (ValueError, RuntimeError) as error:
-        print(f"dr_utils {args.command}: {error}", file=sys.stderr)
+    except (ValueError, RuntimeError, FloatingPointError) as error:
+        print(f"dr_utils {args.command}: {short(error, 1000)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, the same command goes on from there", flush=True)
+        return 130
     return 0
 
 

@@ -18,8 +18,7 @@ from dr_utils import explore
 from dr_utils.cka import CKAStatistics, linear_cka
 from dr_utils.explore import sliding
 from dr_utils.explore.charts import strokes
-from dr_utils.explore.explorer import FIRST_SEED, Missing, expected_cka
-from dr_utils.explore.own import own_form
+from dr_utils.explore.explorer import FIRST_SEED, expected_cka
 from dr_utils.explore.sliding import HEADLESS, or_table, per_cent, stops
 from dr_utils.features import Features
 from dr_utils.subsets import random_subsets
@@ -346,99 +345,51 @@ def test_stops_as_people_write_them():
 
 
 class Half:
-    """A study of which two cells of four are missing; computing one fails when told to."""
+    """A study of which one cell of two is missing; computing it fails when told to."""
 
     class profile:
-        name, networks, tasks = "half", ["a", "b"], ["t", "u"]
-        cells = staticmethod(lambda: [(n, t) for n in "ab" for t in "tu"])
+        name = "half"
+        cells = staticmethod(lambda: [("a", "t"), ("a", "u")])
 
-    def __init__(self, failure=None):
-        self.left, self.failure, self.asked = [("a", "u"), ("b", "u")], failure, []
+    folder, note, failure = "half", "", None
+    about = staticmethod(lambda *_: None)
+
+    def __init__(self, tables):
+        self.tables = tables
 
     def missing(self):
-        return list(self.left)
+        return [("a", "u")]
 
-    def run(self, networks, tasks):
-        cell = (networks[0], tasks[0])
-        self.asked.append(cell)
-        if self.failure and len(self.asked) == 2:
-            failure, self.failure = self.failure, None
-            raise failure
-        self.left.remove(cell)
-        return {"cells": len(self.asked)}
+    def run(self):
+        if self.failure:
+            raise self.failure
+        return self.tables
 
 
-def test_the_button_computes_what_is_missing_and_becomes_the_explorer():
-    study = Half()
-    widget = Missing(study, study.missing(), show=lambda study, tables: widgets.Label(str(tables["cells"])))
-    assert "2 of 4 cells" in text(widget.text.value) and "a: u" in text(widget.text.value)
-    widget.button.click()
-    assert study.asked == [("a", "u"), ("b", "u")]
-    assert [child.value for child in widget.children] == ["2"]
+def test_the_button_computes_what_is_missing_and_shows_the_explorer(tables, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sliding, "display", shown.append)
+    study = Half(tables)
+    heading, form = explore.start(study).children
+    button, _ = form.children
+    assert "1 of 2 cells" in text(heading.value) and "a: u" in text(heading.value) and not shown
+    study.failure = ValueError("no <disk>")
+    button.click()
+    assert text(shown.pop().data) == "Error: no &lt;disk&gt;" and not button.disabled and heading.value
+    study.failure = None
+    button.click()
+    assert isinstance(shown.pop(), explore.Explorer) and not shown and not heading.value
 
 
-@pytest.mark.parametrize(
-    ("failure", "said"), [(ValueError("no disk"), "ValueError: no disk"), (KeyboardInterrupt(), "interrupted")]
-)
-def test_what_stops_it_is_shown_and_the_rest_is_offered_again(failure, said):
-    study = Half(failure)
-    widget = Missing(study, study.missing(), show=lambda study, tables: widgets.Label("done"))
-    widget.button.click()
-    assert said in text(widget.status.value) and not widget.button.disabled
-    assert widget.button.description == "compute 1 cell"
-    widget.button.click()
-    assert study.asked == [("a", "u"), ("b", "u"), ("b", "u")] and widget.children[0].value == "done"
-
-
-# ---- one's own network and data
-
-
-@pytest.fixture
-def own_files(tmp_path):
-    """Features of two classes that differ in some neurons, and their labels."""
-    rng = np.random.default_rng(0)
-    y = np.arange(120) % 2
-    np.save(tmp_path / "features.npy", (rng.normal(size=(120, 16)) + 2 * y[:, None]).astype(np.float32))
-    np.save(tmp_path / "labels.npy", y)
-    return {"features": str(tmp_path / "features.npy"), "labels": str(tmp_path / "labels.npy")}
-
-
-def test_form_measures_shows_and_keeps_the_answer_when_a_slip_is_made(own_files):
-    form, shown_widget = own_form(own_files, {"device": "cpu"}, solver="ridge", seeds=[1, 2])
-    assert shown_widget is form and "84 train and 36 test samples" in text(form.status.value)
-    table, panel = form.result.children
-    row = form.answer.recommendation().iloc[0]
-    assert f"{row.neurons:.0f} of 16" in text(table.value) and f"{row.accuracy:.3f}" in text(table.value)
-    assert isinstance(panel, explore.Explorer) and "newly drawn neurons" in panel.similarity.heading.value
-    before = form.answer
-    form.fields["features"].value = "nothing.npy"
-    form.button.click()
-    assert "Error:" in form.status.value and form.answer is before and not form.button.disabled
-
-
-def test_form_without_a_person_gives_the_table_or_the_error(own_files, monkeypatch):
-    monkeypatch.setenv(HEADLESS, "1")
-    _, html = own_form(own_files, {"device": "cpu"}, solver="ridge", seeds=[1])
-    assert "dr-recommendation" in html.data
-    with pytest.raises(ValueError, match="unknown network 'smal_resnet'.*nearest first: small_resnet"):
-        own_form({"model": "smal_resnet", "data": "digits"}, {"device": "cpu"})
-    with pytest.raises(ValueError, match="no data given: name a task"):
-        own_form({"model": "small_resnet"}, {"device": "cpu"})
-
-
-def test_form_keeps_an_object_until_its_field_is_changed(monkeypatch):
-    torch = pytest.importorskip("torch")
-    given, module = [], torch.nn.Linear(2, 2)
-
-    def load(**arguments):
-        given.append(arguments["model"])
-        raise ValueError("seen")
-
-    monkeypatch.setattr("dr_utils.explore.own.load", load)
-    form, _ = own_form({"model": module, "data": "digits"}, {})
-    form.fields["model"].value = "small_resnet"
-    form.button.click()
-    assert given[0] is module and given[1] == "small_resnet"
+def test_a_form_calls_with_what_its_fields_hold(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sliding, "display", shown.append)
+    form = explore.form(lambda **given: given, "do", name=widgets.Text("x"), kept=widgets.fixed(3))
+    field, button, _ = form.children
+    field.value = "y"
+    assert not shown, "nothing happens before the button is pressed"
+    button.click()
+    assert shown == [{"name": "y", "kept": 3}]
 
 
 @pytest.mark.archives

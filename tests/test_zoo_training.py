@@ -12,11 +12,11 @@ import torch
 from zoo_parts import WNIDS, add_file, jpeg, tiny, toy_images, write_tars
 
 from dr_utils import store
+from dr_utils.__main__ import main
 from dr_utils.models.cards import card_path, read_card, weights_path
 from dr_utils.models.small_networks import build, load_weights
 from dr_utils.store import AssetError
 from dr_utils.zoo import RECIPES, attacks
-from dr_utils.zoo import __main__ as command
 from dr_utils.zoo.data import batches, load_images
 from dr_utils.zoo.training import Optimiser, Training, one_cycle, store_weights
 
@@ -333,7 +333,7 @@ def test_tampered_and_truncated_weights_are_refused(stored):
         with pytest.raises(AssetError, match=f"expected SHA-256 {card.sha256}, found {store.sha256_of(bad)}"):
             load_weights("tiny", folder)
     path.unlink()
-    with pytest.raises(AssetError, match="tiny has no trained weights here; train it: python -m dr_utils.zoo tiny"):
+    with pytest.raises(AssetError, match="tiny has no trained weights here; train it: python -m dr_utils train tiny"):
         load_weights("tiny", folder)
 
 
@@ -343,14 +343,14 @@ def test_tampered_and_truncated_weights_are_refused(stored):
 def test_command_trains_once(data, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(RECIPES, "tiny", tiny(batch_size=8))
     told = ["tiny", "--epochs", "2", "--data", str(data), "--device", "cpu", "--out", str(tmp_path / "out")]
-    assert command.main(told) == 0
+    assert main(["train", *told]) == 0
     card = read_card("tiny", tmp_path / "out")
     said = capsys.readouterr().out
     assert "tiny: 2 epochs on cpu, 24 images" in said
     assert f"clean {card.clean_accuracy:.3f}, robust {card.robust_accuracy:.3f}" in said
     assert not list((store.cache_dir() / "checkpoints").iterdir())
     assert json.loads(card_path("tiny", tmp_path / "out").read_text())["recipe"]["epochs"] == 2
-    assert command.main(told) == 0
+    assert main(["train", *told]) == 0
     assert "kept, trained earlier" in capsys.readouterr().out
 
 
@@ -363,18 +363,18 @@ def test_command_trains_once(data, tmp_path, monkeypatch, capsys):
 )
 def test_command_refuses_in_one_line(arguments, message, tmp_path, capsys):
     told = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert command.main([*arguments, *told]) == 2
+    assert main(["train", *arguments, *told]) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
 
 
 def test_command_knows_its_networks(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        command.main(["small_resnt", "--data", str(tmp_path)])
+        main(["train", "small_resnt", "--data", str(tmp_path)])
     assert "invalid choice: 'small_resnt'" in capsys.readouterr().err
 
 
 def test_command_says_where_it_cannot_write(data, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert command.main(["small_vit", "--data", str(data), "--out", str(tmp_path / "file")]) == 2
+    assert main(["train", "small_vit", "--data", str(data), "--out", str(tmp_path / "file")]) == 2
     assert "choose another folder with --out" in capsys.readouterr().err

@@ -180,53 +180,28 @@ def start(study: Study):
 
     Executed without a person in front of it, what is missing is computed first, and the explorer's table returned.
     """
+
+    def explorer() -> Explorer:
+        tables = study.run()
+        return Explorer(tables, lambda *cell: cka_matrix(study, *cell), key=str(study.folder), note=study.note)
+
     missing = study.missing()
-    if missing and not sliding.headless():
-        return Missing(study, missing)
-    return sliding.or_table(explorer(study, study.run()))
+    if sliding.headless() or not missing:
+        return sliding.or_table(explorer())
+    networks = {network: ", ".join(task for n, task in missing if n == network) for network, _ in missing}
+    names = "".join(f"<li>{html.escape(network)}: {html.escape(tasks)}</li>" for network, tasks in networks.items())
+    text = widgets.HTML(
+        f"<b>{len(missing)} of {len(study.profile.cells())} cells (network and task) of the profile "
+        f"{html.escape(study.profile.name)} are still to be computed.</b> Finished cells are kept, also if you "
+        f"interrupt the kernel.<ul>{names}</ul>"
+    )
 
+    def compute() -> Explorer:
+        found = explorer()
+        text.value = ""
+        return found
 
-def explorer(study: Study, tables: dict) -> Explorer:
-    """Return the explorer of a study's tables."""
-    return Explorer(tables, lambda *cell: cka_matrix(study, *cell), key=str(study.folder), note=study.note)
-
-
-class Missing(widgets.VBox):
-    """Names the missing cells, computes them at the press of a button, and then becomes the explorer."""
-
-    def __init__(self, study: Study, cells: list[tuple[str, str]], show=explorer):
-        self.study, self.cells, self._show = study, cells, show
-        by_network = {network: ", ".join(t for n, t in cells if n == network) for network, _ in cells}
-        names = "".join(f"<li>{html.escape(n)}: {html.escape(tasks)}</li>" for n, tasks in by_network.items())
-        self.text = widgets.HTML(
-            f"<b>{len(cells)} of {len(study.profile.cells())} cells (network and task) of the profile "
-            f"{html.escape(study.profile.name)} are still to be computed.</b> Finished cells are kept, also if you "
-            f"interrupt the kernel.<ul>{names}</ul>"
-        )
-        self.button = widgets.Button(button_style="primary", icon="play", layout={"width": "auto"})
-        self.status = widgets.HTML()
-        self.button.on_click(lambda _: self.compute())
-        super().__init__([self.text, self.button, self.status])
-        self._offer()
-
-    def compute(self) -> None:
-        """Compute the missing cells, one after the other; an error is shown, and the button offers the rest again."""
-        self.button.disabled = True
-        try:
-            for done, (network, task) in enumerate(self.cells):
-                self.status.value = f"{done + 1} of {len(self.cells)}: {html.escape(network)} on {html.escape(task)}"
-                tables = self.study.run(networks=[network], tasks=[task])
-        except (Exception, KeyboardInterrupt) as error:  # nobody is there to raise to: it is shown below the button
-            why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-            self.status.value = f"<b>Stopped:</b> {html.escape(why)}"
-            self.cells = self.study.missing()
-            self._offer()
-        else:
-            self.children = [self._show(self.study, tables)]
-
-    def _offer(self) -> None:
-        self.button.description = f"compute {len(self.cells)} cell{'s' * (len(self.cells) != 1)}"
-        self.button.disabled = False
+    return widgets.VBox([text, sliding.form(compute, f"compute {len(missing)} cells")])
 
 
 def cka_matrix(study: Study, network: str, task: str) -> np.ndarray | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, display
 from pandas.api.types import is_float_dtype
 
 from dr_utils.explore.charts import CurveChart, strokes
@@ -71,6 +71,32 @@ def or_table(widget: widgets.Widget):
     at = ", ".join(f"{w.description} {w.options[w.index][0]}" for w in widget.controls)
     where = "Interactive in JupyterLab (<code>./run_all.sh --lab</code>); initial values:"
     return HTML(f"<p>{where} {at}</p>{widget.readout.value}")
+
+
+def form(do: Callable, label: str, **fields: widgets.Widget) -> widgets.VBox:
+    """Return fields and a button below them that calls `do` with their values and shows what it returns, or its error.
+
+    >>> asked = form(lambda name: f"Hello, {name}!", "greet", name=widgets.Text("World"))
+    >>> asked.children[1].description
+    'greet'
+    """
+    button = widgets.Button(description=label, button_style="primary", icon="play", layout={"width": "auto"})
+    shown = widgets.Output()
+
+    def show(_) -> None:
+        button.disabled = True
+        shown.clear_output()
+        with shown:
+            try:
+                display(do(**{name: field.value for name, field in fields.items()}))
+            except (ValueError, RuntimeError, OSError) as error:  # nobody is there to raise to
+                display(HTML(f"<b>Error:</b> {html.escape(str(error))}"))
+            finally:
+                button.disabled = False
+
+    button.on_click(show)
+    seen = [field for field in fields.values() if isinstance(field, widgets.DOMWidget)]
+    return widgets.VBox([*seen, button, shown])
 
 
 def curve(

@@ -114,7 +114,7 @@ def check_network(name: str) -> str:
         similar = ", ".join(difflib.get_close_matches(name, models, cutoff=0.5))
         hint = f"Any timm model works too, where the model hub can be reached{': ' + similar if similar else ''}."
         if name.startswith("small_"):
-            hint += f" A small network that is not trained yet: python -m dr_utils.zoo {name} --data DIR."
+            hint += f" A small network that is not trained yet: python -m dr_utils train {name} --data DIR."
         raise unknown("network", name, known, hint=hint)
     return name
 

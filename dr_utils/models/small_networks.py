@@ -65,9 +65,7 @@ def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork,
     """Load a trained network, in evaluation mode with its card; AssetError if it is not what was stored."""
     card, path = read_card(name, folder), weights_path(name, folder)
     if card is None or not path.is_file():
-        raise AssetError(
-            f"{name} has no trained weights here; train it: python -m dr_utils.zoo {name} --data DIR."
-        )
+        raise AssetError(f"{name} has no trained weights here; train it: python -m dr_utils train {name} --data DIR.")
     data = path.read_bytes()  # once, so that what is loaded is what was hashed
     if (found := sha256_of(data)) != card.sha256:
         raise AssetError(

@@ -1,6 +1,6 @@
 """The small networks: recipes, training, attacks and cards of adversarial, Matryoshka, narrow and other networks.
 
-They are counterparts of the paper's, trained on Tiny-ImageNet at 32 x 32 pixels: ``python -m dr_utils.zoo all
+They are counterparts of the paper's, trained on Tiny-ImageNet at 32 x 32 pixels: ``python -m dr_utils train all
 --data DIR``. Their weights are part of `dr_utils.models`; `recipes.yaml` says how each is built and trained.
 """
 

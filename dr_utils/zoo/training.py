@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
+import os
 import platform
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,11 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from dr_utils import store
 from dr_utils.datasets import ImageTask
 from dr_utils.device import hardware_name, pick_device
-from dr_utils.models.cards import IMAGES_SIDE, WEIGHTS, Card, card_path, weights_path
+from dr_utils.models.cards import IMAGES_SIDE, WEIGHTS, Card, card_path, read_card, weights_path
 from dr_utils.models.small_networks import SmallNetwork, build
-from dr_utils.progress import progress
-from dr_utils.zoo import Recipe, attacks
-from dr_utils.zoo.data import batches, to_batch
+from dr_utils.progress import clock, progress
+from dr_utils.zoo import RECIPES, Recipe, attacks
+from dr_utils.zoo.data import batches, load_images, to_batch
 
 SAFEGUARD_IMAGES = 256
 SAFE_STEPS = 3  # of the attack with which training goes on once single steps have failed
@@ -248,3 +251,32 @@ def store_weights(trained: Training, images: ImageTask, folder: Path | str = WEI
     with store.atomic_path(card_path(card.name, folder)) as part:
         part.write_text(json.dumps(asdict(card), indent=2) + "\n")
     return card
+
+
+def train_networks(
+    names: Iterable[str], data: Path | str, out: Path = WEIGHTS, *, limit: int | None = None, device: str = "auto",
+    precision: str = "auto", **changes,
+) -> None:  # fmt: skip
+    """Train, measure and store networks in the folder `out`; those that are trained already are kept.
+
+    `data` is the folder of Tiny-ImageNet's tar files, `changes` are fields of the recipes. With `limit`, only so many
+    images of each split are taken. Bad input raises ValueError, files that cannot be used AssetError.
+    """
+    recipes = [replace(RECIPES[name], **changes) for name in names]
+    with contextlib.suppress(OSError):
+        out.mkdir(parents=True, exist_ok=True)
+    if not (out.is_dir() and os.access(out, os.W_OK)):
+        raise ValueError(f"cannot write to {out}; choose another folder with --out.")
+    for i, recipe in enumerate(recipes, start=1):
+        label, wanted = f"[{i}/{len(recipes)}] {recipe.name}", {"n_classes": recipe.n_classes, "limit": limit}
+        images, val = (load_images(data, split, **wanted) for split in ("train", "val"))
+        card = read_card(recipe.name, out)
+        if card is not None and (card.recipe, card.upstream_images) == (recipe.as_dict(), len(images)):
+            print(f"{label}: kept, trained earlier", flush=True)
+            continue
+        training = Training(recipe, images, device=device, precision=precision)
+        print(f"{label}: {recipe.epochs} epochs on {training.device}, {len(images)} images", flush=True)
+        card = store_weights(training.run(), val, out)
+        store.path_of("checkpoints", training.key).unlink(missing_ok=True)
+        accuracies = f"clean {card.clean_accuracy:.3f}, robust {card.robust_accuracy:.3f}"
+        print(f"{label}: {accuracies}, {clock(card.training_seconds)} of training", flush=True)

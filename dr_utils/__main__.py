@@ -1,4 +1,4 @@
-"""The commands of the suite: ``python -m dr_utils {run,models,estimate,train,report,readme}``."""
+"""The commands of the suite: ``python -m dr_utils {run,models,estimate,train,readme}``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from dr_utils.device import device_name
 from dr_utils.models.cards import WEIGHTS, table
 from dr_utils.profiles import CHECKOUT, load_profile
 from dr_utils.readme import renew
-from dr_utils.report import write_report
 from dr_utils.run.options import Parser
 from dr_utils.zoo import RECIPES
 
@@ -30,7 +29,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     project = add("estimate", help="project what a profile takes here: forward passes, bytes, time")
     project.add_argument("--profile", default="paper", help="mini, paper or a YAML file (default: %(default)s)")
     project.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
-    project.add_argument("--batch", type=int, help="images in a batch of the calibration (default: the profile's)")
     train, known = add("train", help="train small networks; goes on where it was interrupted"), ("all", *RECIPES)
     train.add_argument("names", nargs="+", choices=known, metavar="NAME", help=f"some of: {', '.join(known)}")
     train.add_argument("--data", required=True, metavar="DIR", help="folder of the Tiny-ImageNet tar files")
@@ -42,11 +40,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     train.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     train.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     train.add_argument("--limit", type=int, metavar="N", help="take only N images of each split, for trials")
-    page = add("report", help="write the page of a finished run anew")
-    readme = add("readme", help="renew README from a finished run")
-    for command in (page, readme):
-        mini = CHECKOUT / "outputs" / "mini"
-        command.add_argument("folder", nargs="?", type=Path, default=mini, help="(default: outputs/mini)")
+    readme, mini = add("readme", help="renew README from a finished run"), CHECKOUT / "outputs" / "mini"
+    readme.add_argument("folder", nargs="?", type=Path, default=mini, help="(default: outputs/mini)")
     return parser.parse_args(argv)
 
 
@@ -65,15 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             from dr_utils.estimate import estimate, report  # imports torch, which a run may not need
 
             profile = load_profile(args.profile)
-            found = estimate(profile, device=args.device, batch_size=args.batch)
-            print(report(profile, found, device_name(args.device)))
+            print(report(profile, estimate(profile, device=args.device), device_name(args.device)))
         elif args.command == "train":
             from dr_utils.zoo.training import train_networks  # imports torch
 
             given = {key: value for key, value in vars(args).items() if key not in ("command", "names")}
             train_networks(RECIPES if args.names == ["all"] else args.names, **given)
-        elif args.command == "report":
-            print(write_report(args.folder, [path.stem for path in run.find_notebooks()]))
         else:
             renew(args.folder)
     except (ValueError, RuntimeError, FloatingPointError) as error:

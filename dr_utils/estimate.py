@@ -16,22 +16,19 @@ from dr_utils.profiles import Profile
 from dr_utils.progress import clock, progress
 from dr_utils.subsets import n_neurons, random_subsets
 
-# Counted from the scripts of the authors' code.
-PUBLISHED = "The public code: 14,478 probes and 72.3 billion image forwards; for the paper, 6,209 and 8.8 billion."
 
-
-def estimate(profile: Profile, *, device: str = "auto", batch_size: int | None = None) -> pd.DataFrame:
+def estimate(profile: Profile, *, device: str = "auto") -> pd.DataFrame:
     """Project what a profile takes on this machine: one row per cell, as `count` says, with speed and seconds.
 
-    Networks get random weights and no image is opened, so neither weights nor data need be there. `batch_size`, of the
-    calibration, is the profile's by default, on a CPU at most 32. Unknown names and published numbers raise ValueError.
+    Networks get random weights and no image is opened, so neither weights nor data need be there. Batches of the
+    calibration are the profile's, on a CPU of 32 at most. Unknown names and published numbers raise ValueError.
     """
     if profile.reference:
         raise ValueError(f"profile {profile.name} holds published numbers: there is nothing to compute.")
     profile.check_names(check_network, available_tasks())
     where, settings = pick_device(device), profile.extraction
     mixed = settings.precision == "mixed" or (settings.precision == "auto" and where.type == "cuda")
-    batch_size = batch_size or (settings.batch_size if where.type == "cuda" else min(settings.batch_size, 32))
+    batch_size = settings.batch_size if where.type == "cuda" else min(settings.batch_size, 32)
     rows, speeds = [], {}
     for name in progress(list(dict.fromkeys(n for n, _ in profile.cells())), desc="calibrating", unit="networks"):
         network = load_model(name, pretrained=False)
@@ -125,4 +122,4 @@ def report(profile: Profile, table: pd.DataFrame, device: str) -> str:
         "'As published' is what these probes would take if each ran the network over every image of every epoch, "
         f"{sums.published_forwards['in all'] / sums.forwards['in all']:,.0f} times as many.",
     ]
-    return "\n".join([*lines, PUBLISHED] if profile.name == "paper" else lines)
+    return "\n".join(lines)

@@ -140,11 +140,6 @@ def path_of(kind: str, key: str) -> Path:
     return cache_dir() / kind / f"{key}.safetensors"
 
 
-def has(kind: str, key: str) -> bool:
-    """Return whether a file is there; `read` tells whether it is sound."""
-    return path_of(kind, key).is_file()
-
-
 def write(kind: str, key: str, *, about: Mapping, arrays: Arrays | None = None, tables: Tables | None = None) -> None:
     """Store arrays of numbers or truth values, and tables without their index, in place of what is there.
 

@@ -35,7 +35,7 @@ SMALL = {
     "probes": f"{BENCH}probes.py --width 256 --images 500 --epochs 2",
     "probes, 1,000 classes": f"{BENCH}imagenet.py --images 2000 --width 128",
     "CKA": f"{BENCH}cka.py --width 256",
-    "projection of the paper": "-m dr_utils estimate --batch 1",
+    "projection of the paper": "-m dr_utils estimate --profile mini",
 }
 LARGE = {
     "tests": TESTS,

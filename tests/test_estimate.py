@@ -12,7 +12,7 @@ from test_study_augmentation import passes as passes  # noqa: PLC0414 - a fixtur
 
 from dr_utils import estimate as estimating
 from dr_utils.__main__ import main
-from dr_utils.estimate import PUBLISHED, count, estimate, images_per_second, probe_rate, report
+from dr_utils.estimate import count, estimate, images_per_second, probe_rate, report
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.subsets import n_neurons
 
@@ -54,14 +54,13 @@ def test_projection_has_every_cell_and_adds_up(monkeypatch):
     measured = []
     real = estimating.images_per_second
     monkeypatch.setattr(estimating, "images_per_second", lambda *a: measured.append(a[0].card.name) or real(*a))
-    table = estimate(profile, device="cpu", batch_size=4)
+    table = estimate(profile, device="cpu")
     assert measured == ["small_resnet", "small_resnet_ff8"], "one architecture is measured once"
     assert list(table.network) == names
     assert (table.extraction_s > 0).all() and (table.probes_s > 0).all()
     np.testing.assert_allclose(table.extraction_s * table.images_per_second, table.forwards)
     text = report(profile, table, "cpu")
     assert "not measured" in text and f"{table.forwards.sum():,}" in text
-    assert PUBLISHED not in text, "that is about the paper's own profile"
     rows = {line.split("  ")[0]: line for line in text.splitlines()}
     assert f"{table.probes.sum():,}" in rows["in all"] and f"{table.probes.sum():,}" in rows["digits"]
 
@@ -83,7 +82,7 @@ def test_command_line_prints_the_projection(tmp_path, capsys):
     }  # fmt: skip
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(content))
-    assert main(["estimate", "--profile", str(path), "--device", "cpu", "--batch", "2"]) == 0
+    assert main(["estimate", "--profile", str(path), "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
     assert "profile own on cpu: projected" in shown
     # 797 train and 100 test images, once each; 2 probes would each see them in 2 epochs.

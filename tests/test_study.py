@@ -297,10 +297,10 @@ def test_the_tables_say_which_cells_they_are_made_of(tiny, profile):
     study.run()
     noted = json.loads((study.tables_folder / "about.json").read_text())
     assert set(noted["cells"]) == {"tiny_a/digits", "tiny_bb/digits"}
-    assert all(store.has("cells", key) for key in noted["cells"].values())
+    assert all(store.path_of("cells", key).is_file() for key in noted["cells"].values())
     about = study.about("tiny_a", "digits")
     assert (about["sizes"], about["n_classes"], about["spec"]["seeds"]) == ({"train": 150, "test": 120}, 10, [1, 2, 3])
-    assert store.has("features", about["features"]["test"])
+    assert store.path_of("features", about["features"]["test"]).is_file()
 
 
 def test_results_can_be_read_where_the_files_of_networks_are_gone(tiny, profile, monkeypatch):

@@ -16,7 +16,7 @@ from dr_utils.__main__ import main
 from dr_utils.models.cards import card_path, read_card, weights_path
 from dr_utils.models.small_networks import build, load_weights
 from dr_utils.store import AssetError
-from dr_utils.zoo import RECIPES, attacks
+from dr_utils.zoo import RECIPES
 from dr_utils.zoo.data import batches, load_images
 from dr_utils.zoo.training import Optimiser, Training, one_cycle, store_weights
 
@@ -262,35 +262,6 @@ def test_bfloat16_trains_on_the_cpu():
     trained = Training(tiny(epochs=2), toy_images(), device="cpu", precision="bfloat16").run()
     assert trained.precision == "bfloat16" and trained.progress.losses[-1] < trained.progress.losses[0]
     assert next(trained.network.parameters()).dtype == torch.float32
-
-
-def test_safeguard_undoes_the_epoch_and_takes_more_steps(monkeypatch):
-    answers = iter([False, True, True])
-    monkeypatch.setattr(Training, "_collapsed", lambda *_: next(answers))
-    recipe = tiny(epochs=3, training="adversarial", attack_steps=1)
-    trained = Training(recipe, toy_images(), device="cpu").run()
-    assert trained.progress.attack_steps == 3 and trained.progress.epoch == 3
-    assert len(trained.progress.losses) == 3
-    # Asked after the first epoch and after the second; with more steps there is nothing to ask.
-    assert next(answers) is True
-
-
-@pytest.mark.parametrize(
-    ("single", "multi", "collapsed"),
-    [(0.6, 0.05, True), (0.6, 0.5, False), (0.04, 0.0, False)],  # the last: an untrained network has nothing to lose
-)
-def test_collapsed_is_less_than_half_and_5_points_lower(single, multi, collapsed, monkeypatch):
-    training = Training(tiny(training="adversarial"), toy_images(90), device="cpu")
-    # Each attack gives the share of images that stay right under it, and `_score` scores accordingly.
-    monkeypatch.setattr(attacks, "single_step", lambda *_, **__: single)
-    monkeypatch.setattr(attacks, "pgd", lambda *_, **__: multi)
-    right = torch.from_numpy(toy_images(90).labels)
-    monkeypatch.setattr(
-        training,
-        "_score",
-        lambda share: torch.eye(3)[torch.where(torch.arange(90) < 90 * share, right, (right + 1) % 3)],
-    )
-    assert training._collapsed(torch.arange(90), None) == collapsed
 
 
 def test_loss_that_is_not_finite_is_refused():

@@ -1,4 +1,4 @@
-"""One page with all results of a run, ``outputs/<profile>/report.html``: ``python -m dr_utils report [FOLDER]``."""
+"""One page with all results of a run, ``outputs/<profile>/report.html``."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from dr_utils.datasets import available
 from dr_utils.profiles import CHECKOUT, REFERENCE_NOTEBOOKS
 from dr_utils.progress import clock
 from dr_utils.store import atomic_path
-
-__all__ = ["DONE", "FAILED", "write_report"]
 
 DONE = "dr_utils"  # key of a notebook's metadata: what the runner noted in it
 FAILED = ".failed"  # ends the name, before .ipynb, of a notebook that stopped in a cell

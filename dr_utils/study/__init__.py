@@ -145,7 +145,7 @@ class Study:
             return write_tables(self.tables_folder, tables, notes=self.notes)
         keys = self._keys()
         wanted = [(n, t) for n, t in keys if n in networks and t in tasks]
-        done = {cell: key for cell, key in keys.items() if key and store.has("cells", key)}
+        done = {cell: key for cell, key in keys.items() if key and store.path_of("cells", key).is_file()}
         if done.keys() >= set(wanted) and (again := read_again(self.tables_folder, self._about_tables(done))):
             tables, self.notes = again
             return tables
@@ -172,7 +172,7 @@ class Study:
     def missing(self) -> list[Cell]:
         """Return the cells (network, task) of the profile that are still to be computed."""
         keys = {} if self.profile.reference else self._keys()
-        return [cell for cell, key in keys.items() if not (key and store.has("cells", key))]
+        return [cell for cell, key in keys.items() if not (key and store.path_of("cells", key).is_file())]
 
     def about(self, network: str, task: str) -> dict | None:
         """Return what a finished cell was computed from (features, spec) and its notes; None if it is still to do."""

@@ -35,7 +35,7 @@ class Recipe:
     # Of the l2 ball, for images in [0, 1]. The paper's eps 3 at 224 x 224 is 0.43 at 32 x 32 if pixels change as much;
     # what it costs decides: on ImageNet, it takes a ResNet18 from .70 to .53 and a ResNet50 from .76 to .58.
     radius: float = 0.5
-    attack_steps: PositiveInt = 1  # in training; 1 is fast and watched for collapse, published robust ones have 3
+    attack_steps: PositiveInt = 1  # in training; 1 is fast, published robust ones have 3
     optimiser: Literal["sgd", "adamw"] = "sgd"  # of the first layer, the last one, norms and biases
     hidden_lr: float = 0.03  # peak learning rate of Muon, for the weights in between
     epochs: PositiveInt = 16

@@ -28,11 +28,9 @@ from dr_utils.models.cards import IMAGES_SIDE, WEIGHTS, Card, card_path, read_ca
 from dr_utils.models.small_networks import SmallNetwork, build
 from dr_utils.progress import clock, progress
 from dr_utils.zoo import RECIPES, Recipe, attacks
-from dr_utils.zoo.data import batches, load_images, to_batch
+from dr_utils.zoo.data import batches, load_images
 
-SAFEGUARD_IMAGES = 256
-SAFE_STEPS = 3  # of the attack with which training goes on once single steps have failed
-VERSION = 2  # raised by one whenever the same recipe and images would give other weights than before
+VERSION = 3  # raised by one whenever the same recipe and images would give other weights than before
 
 
 def one_cycle(step: int, total: int, warmup: float) -> float:
@@ -96,7 +94,6 @@ def _groups(pairs: list[tuple[nn.Parameter, bool]], lr: float, decay: float) -> 
 class Progress:
     """How far a training is, over all its runs: finished epochs, and the seconds spent on them."""
 
-    attack_steps: int  # of the attack in use, more than the recipe's once the safeguard stepped in
     epoch: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)  # the mean of each epoch
@@ -138,21 +135,14 @@ class Training:
         recipe, epoch, begun = self.recipe, self.progress.epoch, time.monotonic()
         # Apart from the augmentation's, so that adversarial and standard training see the same images.
         noise = torch.Generator(self.device).manual_seed(recipe.seed * 100_003 + epoch)
-        total, seen = torch.zeros((), device=self.device), []
+        total = torch.zeros((), device=self.device)
         for step, (images, rows) in enumerate(batches(self._pixels, recipe, epoch, self.steps), epoch * self.steps):
             total += self._step(images, self._labels[rows], noise)
             self._optimiser.step(one_cycle(step, self.steps * recipe.epochs, recipe.warmup))
-            seen.append(rows)
             bar.update(1)
         loss, seconds = float(total) / self.steps, time.monotonic() - begun
         if not math.isfinite(loss):
             raise FloatingPointError(f"{recipe.name}: the loss is {loss} in epoch {epoch + 1}; lower its lr.")
-        watched = recipe.training == "adversarial" and self.progress.attack_steps == 1
-        if watched and self._collapsed(torch.cat(seen)[:SAFEGUARD_IMAGES], noise):
-            # This epoch is undone, and training goes on with an attack that networks do not learn to evade.
-            self._load()
-            self.progress.attack_steps = SAFE_STEPS
-            return
         self.progress.losses.append(round(loss, 5))
         self.progress.epoch += 1
         self.progress.seconds += seconds
@@ -165,7 +155,7 @@ class Training:
         if self.recipe.training == "adversarial":
             # The attacked network is the one that will be judged: with running statistics, not the batch's.
             self.network.eval()
-            steps = self.progress.attack_steps
+            steps = self.recipe.attack_steps
             attack = attacks.single_step if steps == 1 else partial(attacks.pgd, steps=steps)
             # The same change per pixel for windows as for whole images.
             radius = self.recipe.radius * images.shape[-1] / IMAGES_SIDE
@@ -183,17 +173,6 @@ class Training:
         with self._autocast:
             return self.network(images).float()
 
-    def _collapsed(self, rows: torch.Tensor, noise: torch.Generator) -> bool:
-        """Return whether the network resists single steps only (Wong et al. 2020), on a few training images."""
-        self.network.eval()
-        images, labels, radius = to_batch(self._pixels[rows]), self._labels[rows], self.recipe.radius
-        given = {"radius": radius, "generator": noise}
-        single = attacks.single_step(self._score, images, labels, **given)
-        multi = attacks.pgd(self._score, images, labels, steps=10, step_size=radius / 4, **given)
-        with torch.no_grad():
-            single, multi = (float((self._score(x).argmax(1) == labels).float().mean()) for x in (single, multi))
-        return multi < 0.5 * single and single - multi > 0.05
-
     def _save(self) -> None:
         buffer = io.BytesIO()
         torch.save([part.state_dict() for part in (self.network, *self._optimiser.parts)], buffer)
@@ -204,7 +183,7 @@ class Training:
         """Go to the last checkpoint, or to the start if there is none."""
         self.network = build(self.recipe).to(self.device)
         self._optimiser = Optimiser(self.network, self.recipe)
-        self.progress = Progress(self.recipe.attack_steps)
+        self.progress = Progress()
         if found := store.read("checkpoints", self.key):
             self.progress = Progress(**found.about)
             file = io.BytesIO(found.arrays["state"])
@@ -240,7 +219,7 @@ def store_weights(trained: Training, images: ImageTask, folder: Path | str = WEI
         **{key: getattr(recipe, key) for key in ("name", "title", "family", "training", "robust_of")},
         width=recipe.head_reads, upstream=f"tinyimagenet{recipe.n_classes}", kind="small", recipe=recipe.as_dict(),
         upstream_images=len(trained.images), upstream_classes=recipe.n_classes, upstream_sha256=trained.images.digest,
-        epochs=at.epoch, attack_steps=at.attack_steps if recipe.training == "adversarial" else 0,
+        epochs=at.epoch, attack_steps=recipe.attack_steps if recipe.training == "adversarial" else 0,
         **{key: round(value, 5) for key, value in measured.items()}, robust_radius=recipe.radius,
         robust_steps=attacks.EVALUATION_STEPS, validation_images=len(images),
         parameters=sum(p.numel() for p in network.parameters()), multiply_adds=count_multiply_adds(network),

@@ -158,6 +158,48 @@ def part_part(q: np.ndarray, subsets: Sequence, pairs: Iterable[tuple[int, int]]
     return (products[left] * masks[right]).sum(axis=1) / (norms[left] * norms[right])
 
 
+def subset_cka_law(q: np.ndarray, sizes: Sequence[int], *, order: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Return the CKA expected of random subsets of each of K sizes with the whole layer, and with each other: [K] each.
+
+    `q` [D, D] is that of `CKAStatistics.matrix`. With S its sum, T its trace and r = T / S, a subset of k neurons has
+    a mean a'Q1 of (k/D) S and a mean a'Qa of (k/D) (T + (k-1)/(D-1) (S - T)). `order` 1 puts these means into
+    a'Q1 / sqrt(a'Qa S): sqrt((k/D) / (r + (k-1)/(D-1) (1 - r))), and its square for two subsets, so that the one number
+    r gives both curves. `order` 2 adds what the variance of a'Qa and its covariance with the choice of a neuron add, in
+    closed form over all subsets, at the sizes where the variance is below the squared mean; where it is not, because
+    few neurons carry most of it, no such term helps. Both are exact at k = D. NaN for a silent layer; sizes outside
+    1 .. D raise ValueError.
+
+    >>> whole, part = subset_cka_law(np.eye(4), [1, 4], order=1)
+    >>> whole, part
+    (array([0.5, 1. ]), array([0.25, 1.  ]))
+    """
+    q = np.asarray(q, dtype=np.float64)
+    k, d = np.asarray(sizes, dtype=np.float64)[:, None], len(q)
+    if not ((k >= 1) & (k <= d)).all():
+        raise ValueError(f"sizes must lie in 1 .. {d}, the neurons of the layer; got {list(sizes)}.")
+    u, own = q.sum(axis=1), q.diagonal()
+    total, trace = u.sum(), own.sum()
+    if not (total > 0 and trace > 0):
+        return (np.full(len(k), np.nan),) * 2
+    # The chance that m given neurons are all chosen, for m from 1 to 4.
+    p1, p2, p3, p4 = np.cumprod([np.clip(k - m, 0, None) / max(d - m, 1) for m in range(4)], axis=0)
+    mean = p1 * trace + p2 * (total - trace)
+    chosen = np.broadcast_to(p1, (len(k), d))
+    if order == 2:
+        a, b, f, g = own @ u, u @ u, np.square(q).sum(), own @ own
+        # Sums of Q_ij Q_lm over all four indices, by how many of them differ: 1, 2, 3 and 4.
+        two = 4 * (a - g) + (trace**2 - g) + 2 * (f - g)
+        three = 2 * (trace * (total - trace) - 2 * (a - g)) + 4 * ((b - 2 * a + g) - (f - g))
+        square = p1 * g + p2 * two + p3 * three + p4 * (total**2 - g - two - three)
+        with_neuron = p1 * own + p2 * (trace + 2 * u - 3 * own) + p3 * (total - trace - 2 * u + 2 * own)
+        # The mean of a / sqrt(a'Qa), to second order around the mean of a'Qa.
+        variance = square / mean**2 - 1
+        second = p1 * (1 + 3 / 8 * variance) - (with_neuron - p1 * mean) / (2 * mean)
+        chosen = np.where(variance < 1, second, chosen)
+    chosen = chosen / np.sqrt(mean)
+    return chosen @ u / np.sqrt(total), np.einsum("kd,de,ke->k", chosen, q, chosen, optimize=True)
+
+
 def _check_estimator(estimator: str, n: int) -> None:
     if estimator not in ESTIMATORS:
         raise unknown("estimator", estimator, ESTIMATORS)

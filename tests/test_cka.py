@@ -185,6 +185,56 @@ def test_orthonormal_rows_have_no_debiased_cka(seed):
     assert np.isnan(cka.part_whole(statistics(x).matrix("debiased"), [np.arange(8)])).all()
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_law_is_the_expansion_of_all_subsets(seed):
+    """Its means, variances and covariances are those over every subset of every size."""
+    rng = np.random.default_rng(seed)
+    width = int(rng.integers(2, 10))
+    x = rng.normal(size=(40, width)) * rng.gamma(3, size=width)
+    x = np.maximum(x, 0) if seed % 2 else x @ rng.normal(size=(width, width))
+    q = cka.CKAStatistics(width).update(x).matrix()
+    u, sizes = q.sum(axis=1), list(range(1, width + 1))
+    for order in (1, 2):
+        whole, part = cka.subset_cka_law(q, sizes, order=order)
+        for k in sizes:
+            masks = np.array(
+                [np.isin(range(width), chosen) for chosen in itertools.combinations(range(width), k)], float
+            )
+            self_hsic = np.einsum("nd,de,ne->n", masks, q, masks)
+            mean, chosen = self_hsic.mean(), masks.mean(axis=0)
+            if order == 2 and self_hsic.var() < mean**2:
+                covariance = (masks * self_hsic[:, None]).mean(axis=0) - chosen * mean
+                chosen = chosen * (1 + 3 / 8 * self_hsic.var() / mean**2) - covariance / (2 * mean)
+            chosen = chosen / np.sqrt(mean)
+            assert whole[k - 1] == pytest.approx(chosen @ u / np.sqrt(q.sum()), abs=1e-10)
+            assert part[k - 1] == pytest.approx(chosen @ q @ chosen, abs=1e-10)
+        assert (whole[-1], part[-1]) == pytest.approx((1, 1))
+        if order == 1:
+            r, share = np.trace(q) / q.sum(), np.array(sizes) / width
+            others = (np.array(sizes) - 1) / max(width - 1, 1)
+            np.testing.assert_allclose(whole, np.sqrt(share / (r + others * (1 - r))))
+            np.testing.assert_allclose(part, whole**2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_law_is_the_mean_of_many_draws(seed):
+    rng = np.random.default_rng(seed)
+    x = np.maximum(rng.normal(size=(300, 40)) @ rng.normal(size=(40, 256)) + rng.normal(size=(300, 256)), 0)
+    q, sizes = cka.CKAStatistics(256).update(x).matrix(), [8, 32, 128]
+    for k, whole, part in zip(sizes, *cka.subset_cka_law(q, sizes), strict=True):
+        drawn = subsets.random_subsets(256, k / 256, range(400))
+        among = cka.part_part(q, drawn, [(i, i + 1) for i in range(0, 400, 2)])
+        assert whole == pytest.approx(cka.part_whole(q, drawn).mean(), abs=0.004)
+        assert part == pytest.approx(among.mean(), abs=0.01)
+
+
+def test_law_of_a_silent_layer_and_of_sizes_that_are_none():
+    assert np.isnan(cka.subset_cka_law(np.zeros((4, 4)), [1, 2])).all()
+    for sizes in ([0], [5], [-1, 2]):
+        with pytest.raises(ValueError, match=r"sizes must lie in 1 \.\. 4"):
+            cka.subset_cka_law(np.eye(4), sizes)
+
+
 def test_bad_input_is_refused_in_one_line():
     x = np.random.default_rng(0).normal(size=(6, 3))
     bad = x.copy()

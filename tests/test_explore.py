@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from dr_utils import explore
 from dr_utils.cka import CKAStatistics, linear_cka
 from dr_utils.explore import sliding
 from dr_utils.explore.charts import strokes
-from dr_utils.explore.explorer import FIRST_SEED, expected_cka
+from dr_utils.explore.explorer import FIRST_SEED
 from dr_utils.explore.sliding import HEADLESS, or_table, per_cent, stops
 from dr_utils.features import Features
 from dr_utils.subsets import random_subsets
@@ -68,17 +67,6 @@ def forgotten(monkeypatch):
 
 
 # ---- the matrix of fresh draws
-
-
-@pytest.mark.parametrize("width", [3, 6, 9])
-def test_expectation_has_the_exact_means_of_all_subsets(width):
-    _, q = matrix(width=width, seed=width)
-    for k in range(1, width + 1):
-        masks = np.array([np.isin(np.arange(width), s) for s in itertools.combinations(range(width), k)], dtype=float)
-        crossed, selves = (masks @ q).sum(axis=1).mean(), ((masks @ q) * masks).sum(axis=1).mean()
-        assert expected_cka(q, k) == pytest.approx(crossed / np.sqrt(selves * q.sum()), rel=1e-12)
-    assert expected_cka(q, width) == pytest.approx(1.0)
-    assert np.isnan(expected_cka(np.zeros((4, 4)), 2)), "a silent layer"
 
 
 class FakeStudy:

@@ -9,7 +9,7 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from dr_utils.cka import CKAStatistics, part_whole
+from dr_utils.cka import CKAStatistics, part_whole, subset_cka_law
 from dr_utils.claims.view import View
 from dr_utils.explore import sliding
 from dr_utils.explore.charts import ClassChart, CurveChart, DrawsChart
@@ -154,7 +154,7 @@ class Explorer(sliding.SlidingCurve):
         draws = self._draws.setdefault((*self._cell, k), [])
         seeds = range(FIRST_SEED + len(draws), FIRST_SEED + len(draws) + (times or not draws))
         draws.extend(part_whole(q, random_subsets(len(q), k / len(q), seeds)))
-        expected = expected_cka(q, k)
+        expected = float(subset_cka_law(q, [k])[0][0])
         self.similarity.show(draws, expected)
         known = np.asarray(draws)[np.isfinite(draws)]
         many = f"draws, mean {known.mean():.3f} ± {known.std(ddof=1):.3f}" if len(known) > 1 else "draw"
@@ -162,17 +162,6 @@ class Explorer(sliding.SlidingCurve):
             f"<b>CKA with the whole layer</b>, {html.escape(name)}, {k} newly drawn neurons: newest draw "
             f"<b>{draws[-1]:.3f}</b> (solid), expected {expected:.3f} (dashed); {len(draws)} {many}."
         )
-
-
-def expected_cka(q: np.ndarray, k: int) -> float:
-    """Return the CKA with the whole layer expected for a random subset of k of the D neurons; NaN for a silent layer.
-
-    With a the subset's mask and 1 the whole layer's, CKA is a'Q1 / sqrt(a'Qa * 1'Q1); here a'Q1 and a'Qa are replaced
-    by their means over all subsets. Exact at k = D; elsewhere it leaves out what the spread of a'Qa adds.
-    """
-    d, total, trace = len(q), float(q.sum()), float(np.trace(q))
-    size = k / d * trace + (k * (k - 1) / (d * (d - 1)) * (total - trace) if d > 1 else 0.0)
-    return float(k / d * np.sqrt(total / size)) if size > 0 and total > 0 else float("nan")
 
 
 def start(study: Study):

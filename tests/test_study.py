@@ -11,7 +11,7 @@ import torch
 
 import dr_utils.study as study_module
 from dr_utils import store
-from dr_utils.cka import linear_cka
+from dr_utils.cka import CKAStatistics, linear_cka, part_part, part_whole, subset_cka_law
 from dr_utils.fairness import coefficient_of_variation, gini
 from dr_utils.features import Features
 from dr_utils.models import Network, NetworkCard
@@ -224,6 +224,27 @@ def test_cka_rows_agree_with_one_call_per_subset(cell):
         b = x if row.seed_b == -1 else x[:, random_subsets(30, row.fraction, [row.seed_b])[0]]
         assert row.cka == pytest.approx(linear_cka(a, b, estimator=row.estimator), abs=1e-8)
     assert set(tables["cka"].query("comparison == 'part_part'").seed_a) == {1}
+
+
+def test_draws_of_cka_are_those_of_their_seeds(cell):
+    _, evals, spec, tables, _ = cell
+    draws = tables["cka_draws"]
+    assert len(draws) == 2 * 2 * len(FRACTIONS)
+    for estimator in spec.cka.estimators:
+        q = CKAStatistics(30).update(evals["test"].x[:50]).matrix(estimator)
+        for fraction in FRACTIONS:
+            some = random_subsets(30, fraction, range(10_001, 10_501))
+            among = part_part(q, some, [(i, i + 1) for i in range(0, 500, 2)])
+            k = len(some[0])
+            law = subset_cka_law(q, [k])
+            same = draws[(draws.estimator == estimator) & (draws.fraction == fraction)].set_index("comparison")
+            for name, values, expected in (("part_whole", part_whole(q, some), law[0]), ("part_part", among, law[1])):
+                row, values = same.loc[name], values[np.isfinite(values)]
+                assert (row.n_neurons, row.draws) == (k, len(values))
+                found = row[["mean", "std", "low", "high", "expected", "r"]].astype(float)
+                spread = values.std(ddof=1), *np.quantile(values, [0.05, 0.95])
+                wanted = [values.mean(), *spread, expected[0], np.trace(q) / q.sum()]
+                np.testing.assert_allclose(found, wanted, atol=1e-9)
 
 
 def test_redundancy_and_fairness_follow_from_the_other_tables(cell):

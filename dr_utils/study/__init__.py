@@ -127,8 +127,9 @@ class Study:
     def run(self, networks: Iterable[str] | None = None, tasks: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:
         """Compute what is missing for these cells (default: all), reuse the rest, and write and return the tables.
 
-        These are "probes", "per_class", "cka", "redundancy", "fairness", "networks" and "tasks" over all cells of the
-        profile that are done; of published numbers (``reference: true``) also "spread", their standard deviations.
+        These are "probes", "per_class", "cka", "cka_draws", "redundancy", "fairness", "networks" and "tasks" over all
+        cells of the profile that are done; of published numbers (``reference: true``) also "spread", their standard
+        deviations.
         Where nothing is missing, the tables are read: no image is loaded, and torch is not imported.
 
         Raises

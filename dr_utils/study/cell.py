@@ -8,7 +8,7 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 
-from dr_utils.cka import CKAStatistics, part_part, part_whole
+from dr_utils.cka import CKAStatistics, part_part, part_whole, subset_cka_law
 from dr_utils.fairness import coefficient_of_variation, gini
 from dr_utils.features import Features
 from dr_utils.probes import choose_alpha, fit_probes, fit_ridge
@@ -17,18 +17,21 @@ from dr_utils.redundancy import RULES, diffused_redundancy_interval
 from dr_utils.subsets import PROJECTIONS, first_subset, fit_projection, n_neurons, random_subsets
 
 # Part of every cell's key. Raise it when a cell's numbers change, and renew the golden numbers: tests/test_golden.py.
-VERSION = 1
+VERSION = 2
 
 _PROBE = ("model", "dataset", "eval_set", "selection", "fraction", "n_neurons", "seed")
 COLUMNS = {
     "probes": (*_PROBE, "accuracy", "solver", "features"),
     "per_class": (*_PROBE, "class_name", "class_accuracy", "solver", "features"),
     "cka": ("model", "dataset", "comparison", "estimator", "fraction", "n_neurons", "seed_a", "seed_b", "cka"),
+    "cka_draws": ("model", "dataset", "comparison", "estimator", "fraction", "n_neurons", "draws", "mean", "std", "low",
+                  "high", "expected", "r"),
     "redundancy": ("model", "dataset", "task", "rule", "delta", "dr", "low", "high", "solver", "features", "estimator"),
     "fairness": ("model", "dataset", "selection", "fraction", "accuracy", "gini", "coefficient_of_variation",
                  "solver", "features"),
 }  # fmt: skip
 WHOLE = -1  # in place of a second seed: CKA with the whole layer
+DRAWS, FIRST_DRAW = 500, 10_001  # random subsets of each size for "cka_draws", by seeds apart from those of profiles
 _CKA_BATCH = 4096  # images per update of the Gram matrices: large enough for fast products, small enough for any memory
 
 
@@ -130,14 +133,18 @@ def compute_cell(
             found["per_class"].append(by_class.assign(class_name=names, class_accuracy=per_class.ravel()))
     tables = {name: pd.concat(parts, ignore_index=True)[list(COLUMNS[name])] for name, parts in found.items()}
     tables["per_class"] = tables["per_class"].dropna(subset=["class_accuracy"]).reset_index(drop=True)
-    tables["cka"] = similarity_table(model, dataset, evals["test"].x[: spec.cka.images], spec, device=device)
+    tables |= similarity_tables(model, dataset, evals["test"].x[: spec.cka.images], spec, device=device)
     tables["redundancy"] = redundancy_table(tables["probes"], tables["cka"], spec.deltas)
     tables["fairness"] = fairness_table(tables["per_class"], tables["probes"])
     return tables, notes
 
 
-def similarity_table(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *, device=None) -> pd.DataFrame:
-    """Return CKA of part and whole for every fraction and seed, and of part and part for every pair of seeds."""
+def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *, device=None) -> dict:
+    """Return "cka", of part and whole for every fraction and seed and of part and part for every pair of seeds.
+
+    Beside it "cka_draws": mean, standard deviation and 5 and 95 % quantiles over `DRAWS` subsets, or half as many pairs
+    of them; what `subset_cka_law` expects; and the layer's r.
+    """
     width, seeds = x.shape[1], spec.seeds
     statistics = CKAStatistics(width, estimators=spec.cka.estimators, device=device or "cpu")
     for start in range(0, len(x), _CKA_BATCH):
@@ -145,7 +152,8 @@ def similarity_table(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *,
     fractions = np.repeat(spec.selections["random"], len(seeds))
     parts = [part for f in spec.selections["random"] for part in random_subsets(width, f, seeds)]
     pairs = [(i, j) for i, j in combinations(range(len(parts)), 2) if fractions[i] == fractions[j]]
-    rows = []
+    orders, rows, drawn = np.array(random_subsets(width, 1.0, range(FIRST_DRAW, FIRST_DRAW + DRAWS))), [], []
+    sizes = [n_neurons(width, f) for f in spec.selections["random"]]
     for estimator in spec.cka.estimators:
         q = statistics.matrix(estimator)
         for n, cka in enumerate(part_whole(q, parts)):
@@ -153,7 +161,17 @@ def similarity_table(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *,
         for (i, j), cka in zip(pairs, part_part(q, parts, pairs), strict=True):
             both = seeds[i % len(seeds)], seeds[j % len(seeds)]
             rows.append(("part_part", estimator, fractions[i], len(parts[i]), *both, cka))
-    return pd.DataFrame([(model, dataset, *row) for row in rows], columns=list(COLUMNS["cka"]))
+        r = np.trace(q) / q.sum() if q.any() else np.nan
+        for f, k, whole, part in zip(spec.selections["random"], sizes, *subset_cka_law(q, sizes), strict=True):
+            some = orders[:, :k]
+            among = part_part(q, some, [(i, i + 1) for i in range(0, DRAWS, 2)])
+            for comparison, cka, law in (("part_whole", part_whole(q, some), whole), ("part_part", among, part)):
+                cka = pd.Series(cka).dropna()
+                spread = cka.std(), *cka.quantile([0.05, 0.95])
+                drawn.append((comparison, estimator, f, k, len(cka), cka.mean(), *spread, law, r))
+    found = {"cka": rows, "cka_draws": drawn}
+    return {name: pd.DataFrame([(model, dataset, *row) for row in rows], columns=list(COLUMNS[name]))
+            for name, rows in found.items()}  # fmt: skip
 
 
 def redundancy_table(probes: pd.DataFrame, cka: pd.DataFrame, deltas: Sequence[float]) -> pd.DataFrame:

@@ -34,8 +34,8 @@ def check_network(name: str) -> None:
 def published_tables(profile: Profile) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Lay the published numbers out as a study's tables; return notes on them too.
 
-    Beside them is "spread", the standard deviations of accuracy; "per_class" and "fairness" are empty. Of the profile
-    the networks, tasks, fractions and deltas matter.
+    Beside them is "spread", the standard deviations of accuracy; "per_class", "fairness" and "cka_draws" are empty. Of
+    the profile the networks, tasks, fractions and deltas matter.
     """
     found: dict[str, list[pd.DataFrame]] = {"probes": [], "cka": [], "redundancy": [], "spread": []}
     cells, absent = [], []
@@ -54,7 +54,7 @@ def published_tables(profile: Profile) -> tuple[dict[str, pd.DataFrame], list[st
         found["cka"].append(cka)
         found["redundancy"].append(redundancy_table(accuracy, pd.concat([cka, whole]), profile.deltas))
     tables = {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
-    tables |= {name: pd.DataFrame(columns=list(COLUMNS[name])) for name in ("per_class", "fairness")}
+    tables |= {name: pd.DataFrame(columns=list(COLUMNS[name])) for name in ("per_class", "fairness", "cka_draws")}
     tables["networks"] = NETWORKS.loc[list(dict.fromkeys(n for n, _ in cells))].drop(columns=["accuracy", "part_whole"])
     sets = [(task, name) for task in dict.fromkeys(t for _, t in cells) for name in profile.tasks[task].eval_sets]
     resolution = [profile.tasks[task].resolution for task, _ in sets]

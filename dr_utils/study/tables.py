@@ -16,7 +16,7 @@ from dr_utils.study.cell import COLUMNS
 
 _CARD = ("title", "width", "family", "training", "upstream", "kind", "side", "source", "licence", "top1")
 # Where an empty field is a missing number; elsewhere it is an empty name: a CKA row has no solver.
-_NUMBERS = {name: [""] for name in ("cka", "low", "high", "top1", "side")}
+_NUMBERS = {name: [""] for name in ("cka", "mean", "std", "low", "high", "expected", "r", "top1", "side")}
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

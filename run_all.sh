@@ -114,7 +114,9 @@ export PATH="$(dirname "$python"):$PATH" PYTHONHASHSEED=0 OMP_WAIT_POLICY="${OMP
 case $action in
   setup) say "ready, $python" ;;
   run | help) exec "$python" -m dr_utils run ${options[@]+"${options[@]}"} ;; # from the caller's folder
-  test) cd "$root" && MPLBACKEND=Agg exec "$python" -m pytest ${options[@]+"${options[@]}"} ;;
+  # A file of tests for each core at a time, at most four: a test of its own needs no more threads.
+  test) cd "$root" && MPLBACKEND=Agg OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" exec "$python" -m pytest \
+    --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder ${options[@]+"${options[@]}"} ;;
   *) cd "$root/notebooks" &&
     exec "$python" -m "${action/#lab/jupyterlab}" 00_start_here.ipynb ${options[@]+"${options[@]}"} ;;
 esac

@@ -138,6 +138,7 @@ def build(
     if ckas:
         order = ["model", "dataset", "comparison", "estimator", "fraction", "n_neurons", "seed_a", "seed_b", "cka"]
         tables["cka"] = pd.DataFrame(ckas)[order]
+        tables["cka_draws"] = _draws(tables["cka"])
     tables["redundancy"] = _redundancy(tables)
     tables["fairness"] = _fairness(tables)
     return tables
@@ -153,6 +154,13 @@ def _classes(mean, full, n, even):
         loss[c] = min(rest, base[c])
         rest -= loss[c]
     return base - loss
+
+
+def _draws(cka):
+    """Draws that agree with the seeds, and a law that agrees with the draws."""
+    of = cka.groupby(["model", "dataset", "comparison", "estimator", "fraction", "n_neurons"], sort=False).cka
+    rows = of.agg(draws="count", mean="mean", std="std", low="min", high="max").reset_index()
+    return rows.assign(expected=rows["mean"], r=0.05)
 
 
 def _redundancy(tables):

@@ -52,7 +52,7 @@ def check_subset(subset, width: int, *, name: str = "a subset") -> np.ndarray:
     if subset.dtype == bool and subset.shape == (width,):
         subset = subset.nonzero()[0]
     whole = subset.ndim == 1 and subset.size > 0 and np.issubdtype(subset.dtype, np.integer)
-    if not whole or subset.min() < 0 or subset.max() >= width or len(np.unique(subset)) < len(subset):
+    if not whole or subset.min() < 0 or subset.max() >= width or np.bincount(subset.astype(int)).max() > 1:
         raise ValueError(
             f"{name} must hold distinct neuron indices 0 .. {width - 1}, at least one; got {short(subset, 80)}."
         )

@@ -154,6 +154,8 @@ def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *
     pairs = [(i, j) for i, j in combinations(range(len(parts)), 2) if fractions[i] == fractions[j]]
     orders, rows, drawn = np.array(random_subsets(width, 1.0, range(FIRST_DRAW, FIRST_DRAW + DRAWS))), [], []
     sizes = [n_neurons(width, f) for f in spec.selections["random"]]
+    # Disjoint pairs of draws, and each draw with the whole layer, which comes last.
+    compared = [(i, i + 1) for i in range(0, DRAWS, 2)] + [(i, DRAWS) for i in range(DRAWS)]
     for estimator in spec.cka.estimators:
         q = statistics.matrix(estimator)
         for n, cka in enumerate(part_whole(q, parts)):
@@ -163,9 +165,8 @@ def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *
             rows.append(("part_part", estimator, fractions[i], len(parts[i]), *both, cka))
         r = np.trace(q) / q.sum() if q.any() else np.nan
         for f, k, whole, part in zip(spec.selections["random"], sizes, *subset_cka_law(q, sizes), strict=True):
-            some = orders[:, :k]
-            among = part_part(q, some, [(i, i + 1) for i in range(0, DRAWS, 2)])
-            for comparison, cka, law in (("part_whole", part_whole(q, some), whole), ("part_part", among, part)):
+            found = np.split(part_part(q, [*orders[:, :k], orders[0]], compared), [DRAWS // 2])
+            for comparison, cka, law in zip(("part_part", "part_whole"), found, (part, whole), strict=True):
                 cka = pd.Series(cka).dropna()
                 spread = cka.std(), *cka.quantile([0.05, 0.95])
                 drawn.append((comparison, estimator, f, k, len(cka), cka.mean(), *spread, law, r))

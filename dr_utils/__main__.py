@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dr_utils import run
-from dr_utils.checks import short
 from dr_utils.device import device_name
 from dr_utils.models.cards import WEIGHTS, table
 from dr_utils.profiles import CHECKOUT, load_profile
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             renew(args.folder)
     except (ValueError, RuntimeError, FloatingPointError) as error:
-        print(f"dr_utils {args.command}: {short(error, 1000)}", file=sys.stderr)
+        print(f"dr_utils {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept, the same command goes on from there", flush=True)

@@ -329,7 +329,7 @@ def test_command_trains_once(data, tmp_path, monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["small_vit"], "tiny_imagenet_train.tar is not in"),
-        (["small_vit", "--epochs", "0"], "epochs Input should be greater than 0"),
+        (["small_vit", "--epochs", "0"], "epochs: expected greater than 0; got 0."),
     ],
 )
 def test_command_refuses_in_one_line(arguments, message, tmp_path, capsys):

@@ -53,10 +53,10 @@ def load_profile(name_or_path: str | Path | Profile) -> Profile:
     try:
         return Profile.model_validate(content)
     except ValidationError as error:
-        raise ValueError("\n".join(f"profile {path.name}: {line}" for line in _lines(error))) from None
+        raise ValueError("\n".join(f"profile {path.name}: {line}" for line in mistakes(error))) from None
 
 
-def _lines(error: ValidationError) -> list[str]:
+def mistakes(error: ValidationError) -> list[str]:
     """Say each mistake in one line."""
     lines = []
     for mistake in error.errors():

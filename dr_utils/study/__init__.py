@@ -129,8 +129,7 @@ class Study:
 
         These are "probes", "per_class", "cka", "cka_draws", "redundancy", "fairness", "networks" and "tasks" over all
         cells of the profile that are done; of published numbers (``reference: true``) also "spread", their standard
-        deviations.
-        Where nothing is missing, the tables are read: no image is loaded, and torch is not imported.
+        deviations. Where nothing is missing, the tables are read: no image is loaded, and torch is not imported.
 
         Raises
         ------

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -26,6 +27,7 @@ from dr_utils.datasets import ImageTask
 from dr_utils.device import hardware_name, pick_device
 from dr_utils.models.cards import IMAGES_SIDE, WEIGHTS, Card, card_path, read_card, weights_path
 from dr_utils.models.small_networks import SmallNetwork, build
+from dr_utils.profiles import mistakes
 from dr_utils.progress import clock, progress
 from dr_utils.zoo import RECIPES, Recipe, attacks
 from dr_utils.zoo.data import batches, load_images
@@ -241,7 +243,10 @@ def train_networks(
     `data` is the folder of Tiny-ImageNet's tar files, `changes` are fields of the recipes. With `limit`, only so many
     images of each split are taken. Bad input raises ValueError, files that cannot be used AssetError.
     """
-    recipes = [replace(RECIPES[name], **changes) for name in names]
+    try:
+        recipes = [replace(RECIPES[name], **changes) for name in names]
+    except ValidationError as error:
+        raise ValueError("; ".join(mistakes(error))) from None
     with contextlib.suppress(OSError):
         out.mkdir(parents=True, exist_ok=True)
     if not (out.is_dir() and os.access(out, os.W_OK)):

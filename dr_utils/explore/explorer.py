@@ -36,7 +36,7 @@ class Explorer(sliding.SlidingCurve):
     ):
         self._view, self._matrix = View(tables), matrix
         memory = sliding.CHOSEN.get(("explorer", key), {})
-        self._q: dict[tuple[str, str], np.ndarray | None] = {}
+        self._q: dict[tuple[str, str], tuple[np.ndarray | None, dict[int, float]]] = {}
         self._draws: dict[tuple[str, str, int], list[float]] = {}
         gini = self._view.fairness_curves("random").items()
         self._gini = {cell: dict(zip(rows["fraction"].round(9), rows["gini"], strict=True)) for cell, rows in gini}
@@ -144,9 +144,12 @@ class Explorer(sliding.SlidingCurve):
 
         Draw i of a size has seed ``FIRST_SEED + i``, so that a reader can draw the same one again.
         """
-        if self._cell not in self._q:
-            self._q[self._cell] = self._matrix(*self._cell)
-        q, at, name = self._q[self._cell], self.values(), self.detail.value
+        at, name = self.values(), self.detail.value
+        if self._cell not in self._q:  # the matrix, and what it lets expect at every stop
+            q, sizes = self._matrix(*self._cell), self._shown.xs(name, level="hue")["n_neurons"].astype(int).unique()
+            law = {} if q is None else dict(zip(sizes, subset_cka_law(q, sizes)[0].tolist(), strict=True))
+            self._q[self._cell] = q, law
+        q, law = self._q[self._cell]
         if q is None or name not in at.index:
             self.similarity.head("<b>CKA</b>: no features of this network and task are stored.")
             return
@@ -154,7 +157,7 @@ class Explorer(sliding.SlidingCurve):
         draws = self._draws.setdefault((*self._cell, k), [])
         seeds = range(FIRST_SEED + len(draws), FIRST_SEED + len(draws) + (times or not draws))
         draws.extend(part_whole(q, random_subsets(len(q), k / len(q), seeds)))
-        expected = float(subset_cka_law(q, [k])[0][0])
+        expected = law[k]
         self.similarity.show(draws, expected)
         known = np.asarray(draws)[np.isfinite(draws)]
         many = f"draws, mean {known.mean():.3f} ± {known.std(ddof=1):.3f}" if len(known) > 1 else "draw"

@@ -259,6 +259,8 @@ def test_interrupt_leaves_no_half_file_and_no_kernel(notebooks, arguments, tmp_p
         f"import os, time\nopen({str(alive)!r}, 'w').write(str(os.getpid()))\ntime.sleep(120)",
     )
     before = signal.getsignal(signal.SIGTERM)
+    # A shell starts what runs in its background with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt() -> None:
         while not (alive.exists() and alive.read_text()):

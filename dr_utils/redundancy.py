@@ -10,7 +10,7 @@ import numpy as np
 
 from dr_utils.checks import check_delta, unknown
 
-RULES = ("first", "nearest")
+RULES = ("first", "nearest", "crossing")
 
 # A ratio that equals delta on paper may miss it by rounding (0.36 / 0.4 against 0.9).
 TOLERANCE = 1e-9
@@ -30,9 +30,11 @@ def diffused_redundancy(fractions, performance, full, delta: float, *, rule: str
         Performance of the whole layer, T(g); 1 for CKA. Both are averaged over seeds.
     delta : float
         Tolerance in (0, 1]: the share of T(g) that must be kept.
-    rule : {"first", "nearest"}
+    rule : {"first", "nearest", "crossing"}
         DR is one minus a fraction. "first" is eq. 1: the smallest whose mean ratio reaches delta, or 1 where none
         does. "nearest" is the published code: the one whose mean ratio is nearest to delta, the smaller of equals.
+        "crossing" does not depend on the grid's steps: where the curve, a line in the logarithm of the fraction from
+        each grid point to the next, first reaches delta.
 
     Raises
     ------
@@ -45,6 +47,8 @@ def diffused_redundancy(fractions, performance, full, delta: float, *, rule: str
     0.5
     >>> diffused_redundancy([0.1, 0.2, 0.5], [0.5, 0.89, 0.92], 1.0, delta=0.9, rule="nearest")
     0.8
+    >>> round(diffused_redundancy([0.1, 0.2, 0.5], [0.5, 0.89, 0.92], 1.0, delta=0.9, rule="crossing"), 3)
+    0.729
     """
     return _redundancy(critical_fraction(fractions, performance, full, delta, rule=rule))
 
@@ -52,7 +56,7 @@ def diffused_redundancy(fractions, performance, full, delta: float, *, rule: str
 def critical_fraction(fractions, performance, full, delta: float, *, rule: str = "first") -> float:
     """Return the fraction f* at which performance reaches delta, 1 - DR; arguments as in `diffused_redundancy`."""
     fractions, performance, full, delta = _checked(fractions, performance, full, delta, rule)
-    return float(_critical(fractions, performance.mean(axis=1, keepdims=True) / full.mean(), delta, rule)[0])
+    return float(critical_fractions(fractions, performance.mean(axis=1, keepdims=True) / full.mean(), delta, rule)[0])
 
 
 def diffused_redundancy_interval(
@@ -79,7 +83,7 @@ def diffused_redundancy_interval(
     whole = weights @ np.broadcast_to(full, n_seeds)
     # Few test images can leave a seed without a right answer; resamples of such seeds alone have no ratio.
     weights, whole, probability = (given[whole > 0] for given in (weights, whole, probability))
-    drawn = _critical(fractions, performance @ weights.T / whole, delta, rule)
+    drawn = critical_fractions(fractions, performance @ weights.T / whole, delta, rule)
     order = np.argsort(-drawn, kind="stable")  # falling fraction is rising redundancy
     reached = np.cumsum(probability[order]) / probability.sum()
     tail = (1 - confidence) / 2
@@ -92,11 +96,19 @@ def _redundancy(fraction: float) -> float:
     return round(1.0 - float(fraction), 12)  # 1 - 0.8 is 0.19999999999999996
 
 
-def _critical(fractions: np.ndarray, ratio: np.ndarray, delta: float, rule: str) -> np.ndarray:
-    """Return f* of each column of ratio [F, B]; fractions rise."""
-    if rule == "first":
+def critical_fractions(fractions: np.ndarray, ratio: np.ndarray, delta: float, rule: str) -> np.ndarray:
+    """Return f* of each column of ratio [F, B]; fractions rise. Nothing is checked."""
+    if rule != "nearest":
         enough = ratio >= delta - TOLERANCE
-        return np.where(enough.any(axis=0), fractions[enough.argmax(axis=0)], 1.0)
+        at = enough.argmax(axis=0)
+        if rule == "crossing":
+            before, column = np.maximum(at - 1, 0), np.arange(ratio.shape[1])
+            low, high = ratio[before, column], ratio[at, column]
+            share = np.where(at > 0, (delta - low) / np.where(at > 0, high - low, 1.0), 1.0).clip(0, 1)
+            found = fractions[before] * (fractions[at] / fractions[before]) ** share
+        else:
+            found = fractions[at]
+        return np.where(enough.any(axis=0), found, 1.0)
     gap = np.abs(ratio - delta)
     return fractions[(gap <= gap.min(axis=0) + TOLERANCE).argmax(axis=0)]
 

@@ -1,17 +1,19 @@
-"""Which neurons of a layer are kept: random, first, principal components, random projections."""
+"""Which neurons of a layer are kept: random, first, all there are, principal components, random projections."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from dr_utils.checks import check_features, check_fraction, check_width, unknown
 
 PROJECTIONS = ("pca", "pca_least", "projection_gaussian", "projection_uniform")
-SELECTIONS = ("random", "first", *PROJECTIONS)
+SELECTIONS = ("random", "first", "every", *PROJECTIONS)
+MOST_SUBSETS = 255  # all those of 8 neurons
 
 # fraction * width is off by units in the last place: 0.29 * 100 = 28.999999999999996.
 ROUNDING = 1e-12
@@ -71,6 +73,19 @@ def first_subset(width: int, fraction: float) -> np.ndarray:
     array([0, 1, 2, 3])
     """
     return np.arange(n_neurons(width, fraction), dtype=np.int64)
+
+
+def every_subset(width: int) -> list[np.ndarray]:
+    """Return all subsets of a layer of at most 8 neurons but the empty one, smaller ones first; int64 arrays.
+
+    The mean over those of one size is what eq. 1 asks for, exactly. A wider layer raises ValueError.
+
+    >>> every_subset(2)
+    [array([0]), array([1]), array([0, 1])]
+    """
+    if 2 ** check_width(width) - 1 > MOST_SUBSETS:
+        raise ValueError(f"a layer of {width} neurons has too many subsets to take every one; 8 neurons are the most.")
+    return [np.array(found, dtype=np.int64) for k in range(1, width + 1) for found in combinations(range(width), k)]
 
 
 @dataclass(frozen=True, eq=False)

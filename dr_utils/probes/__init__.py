@@ -20,8 +20,8 @@ class ProbeResult:
     """What P probes over C classes learned, and how well they do on the test set.
 
     `accuracy` [P] is the share of test samples classified correctly, `per_class_accuracy` [P, C] that of each class,
-    NaN for one that the set lacks. `weights`, P arrays [C, k], are in the order of the neurons in `subsets`; `bias` is
-    [P, C], and `width` the number of columns of the features, D.
+    NaN for one that the set lacks, and `correct` [P, n] says which samples these are. `weights`, P arrays [C, k], are
+    in the order of the neurons in `subsets`; `bias` is [P, C], and `width` the number of columns of the features, D.
     """
 
     accuracy: np.ndarray
@@ -30,6 +30,7 @@ class ProbeResult:
     bias: np.ndarray = field(repr=False)
     subsets: list[np.ndarray] = field(repr=False)
     width: int
+    correct: np.ndarray = field(repr=False, default=None)
 
     @property
     def weight(self) -> np.ndarray:
@@ -39,8 +40,8 @@ class ProbeResult:
             own[:, subset] = weight
         return dense
 
-    def score(self, x, y, *, device="cpu") -> tuple[np.ndarray, np.ndarray]:
-        """Return `accuracy` and `per_class_accuracy` on another set, of features `x` [n, D] and class indices `y` [n].
+    def on(self, x, y, *, device="cpu") -> ProbeResult:
+        """Return the same probes with their scores on another set, of features `x` [n, D] and class indices `y` [n].
 
         Products run on `device`. Other widths, NaN and labels that do not match raise ValueError.
         """
@@ -51,10 +52,10 @@ class ProbeResult:
         if y.shape != (len(x),) or y.min() < 0 or y.max() >= n_classes:
             raise ValueError(f"labels must be {len(x)} class indices below {n_classes}; got {y} of shape {y.shape}.")
         with np.errstate(all="ignore"):  # a probe that diverged guesses one class
-            correct = np.stack([guess == y for guess in self._guesses(x, str(device or "cpu"))]).astype(np.float64)
+            correct = np.stack([guess == y for guess in self._guesses(x, str(device or "cpu"))])
         counts = np.bincount(y, minlength=n_classes).astype(np.float64)
-        hits = correct @ np.eye(n_classes)[y]
-        return correct.mean(axis=1), hits / np.where(counts == 0, np.nan, counts)
+        by_class = correct @ np.eye(n_classes)[y] / np.where(counts == 0, np.nan, counts)
+        return replace(self, accuracy=correct.mean(axis=1), per_class_accuracy=by_class, correct=correct)
 
     def _guesses(self, x: np.ndarray, device: str):
         place = np.asarray
@@ -240,9 +241,7 @@ def _checked(x_train, y_train, x_test, y_test, subsets):
 
 def _scored(weights, bias, subsets, x, y, device="cpu") -> ProbeResult:
     """Return fitted weights with their accuracy on these features and labels."""
-    fitted = ProbeResult(np.empty(0), np.empty(0), weights, bias, subsets, x.shape[1])
-    accuracy, per_class_accuracy = fitted.score(x, y, device=device)
-    return replace(fitted, accuracy=accuracy, per_class_accuracy=per_class_accuracy)
+    return ProbeResult(np.empty(0), np.empty(0), weights, bias, subsets, x.shape[1]).on(x, y, device=device)
 
 
 def _finite(weights: list[np.ndarray], bias: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from dr_utils.store import AssetError
 from dr_utils.study import published
 from dr_utils.study.cell import VERSION, compute_cell
 from dr_utils.study.tables import noted_in, read_again, read_tables, tables_of, write_table, write_tables
+from dr_utils.subsets import every_subset
 
 __all__ = ["Study", "read_tables", "write_table"]
 
@@ -151,7 +152,10 @@ class Study:
             return tables
         found = {cell: store.read("cells", key) for cell, key in done.items()}
         todo = [cell for cell in wanted if not found.get(cell)]
-        # Whatever can fail for want of a file fails here, before the long work.
+        # Whatever can fail fails here, before the long work.
+        for network, task in todo:
+            if "every" in self.profile.selected(network, task):
+                every_subset(self.network(network).width)
         for task in progress(list(dict.fromkeys(t for _, t in todo)), desc="loading images", unit="tasks"):
             for split in self._splits(task):
                 self.task(task, split)

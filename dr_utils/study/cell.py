@@ -9,15 +9,16 @@ import numpy as np
 import pandas as pd
 
 from dr_utils.cka import CKAStatistics, part_part, part_whole, subset_cka_law
-from dr_utils.fairness import coefficient_of_variation, gini
+from dr_utils.fairness import coefficient_of_variation, even_drop, gini
 from dr_utils.features import Features
 from dr_utils.probes import choose_alpha, fit_probes, fit_ridge
 from dr_utils.profiles import CellSpec
-from dr_utils.redundancy import RULES, diffused_redundancy_interval
-from dr_utils.subsets import PROJECTIONS, first_subset, fit_projection, n_neurons, random_subsets
+from dr_utils.redundancy import RULES, critical_fractions, diffused_redundancy_interval
+from dr_utils.resampling import resampled_accuracy, resampled_mean
+from dr_utils.subsets import PROJECTIONS, every_subset, first_subset, fit_projection, n_neurons, random_subsets
 
 # Part of every cell's key. Raise it when a cell's numbers change, and renew the golden numbers: tests/test_golden.py.
-VERSION = 2
+VERSION = 3
 
 _PROBE = ("model", "dataset", "eval_set", "selection", "fraction", "n_neurons", "seed")
 COLUMNS = {
@@ -29,9 +30,13 @@ COLUMNS = {
     "redundancy": ("model", "dataset", "task", "rule", "delta", "dr", "low", "high", "solver", "features", "estimator"),
     "fairness": ("model", "dataset", "selection", "fraction", "accuracy", "gini", "coefficient_of_variation",
                  "solver", "features"),
+    "draws": ("model", "dataset", "eval_set", "quantity", "selection", "fraction", "n_neurons", "mean", "draws",
+              "solver", "features"),
 }  # fmt: skip
 WHOLE = -1  # in place of a second seed: CKA with the whole layer
+PAIRED_SEEDS = 5  # part and part are compared for pairs of the first five seeds, as in Fig. 2
 DRAWS, FIRST_DRAW = 500, 10_001  # random subsets of each size for "cka_draws", by seeds apart from those of profiles
+INEQUALITY = {"gini": gini, "coefficient_of_variation": coefficient_of_variation}
 _CKA_BATCH = 4096  # images per update of the Gram matrices: large enough for fast products, small enough for any memory
 
 
@@ -52,16 +57,24 @@ class Grid:
             self._std = np.where(std > 0, std, 1.0)
         x_train = self._scaled(x_train)
         width, found, rows = x_train.shape[1], {}, []
-        for (selection, fractions), seed in product(spec.selections.items(), spec.seeds):
+        if "every" in spec.selections:
+            for subset in every_subset(width):
+                rows.append(("every", len(subset) / width, len(subset), 0, len(self.subsets)))
+                self.subsets.append(subset)
+            self.seeds = [spec.seeds[0]] * len(rows)  # of the first weights and the order of samples
+        sampled = {name: fractions for name, fractions in spec.selections.items() if name != "every"}
+        for (selection, fractions), seed in product(sampled.items(), spec.seeds):
             order = self._order(selection, seed, n_neurons(width, max(fractions)), x_train)
             for fraction in fractions:
                 subset = order[: n_neurons(width, fraction)]
-                probe = found.setdefault((selection, len(subset), seed), len(found))
+                probe = found.setdefault((selection, len(subset), seed), len(self.subsets))
                 if probe == len(self.subsets):
                     self.subsets.append(subset)
                     self.seeds.append(seed)
                 rows.append((selection, fraction, len(subset), seed, probe))
         self.rows = pd.DataFrame(rows, columns=["selection", "fraction", "n_neurons", "seed", "probe"])
+        every = self.rows["selection"].eq("every")
+        self.rows.loc[every, "seed"] = self.rows[every].groupby("n_neurons").cumcount() + 1
 
     def _order(self, selection: str, seed: int, wanted: int, x_train: np.ndarray) -> np.ndarray:
         """Return the columns in the order of selection: a probe of k neurons reads the first k."""
@@ -110,7 +123,7 @@ def compute_cell(
     matrices = {name: grid.matrix(features.x) for name, features in {"train": train, **evals}.items()}
     x_epochs = train_epochs and (lambda epoch: grid.matrix(train_epochs(epoch)))
     given = (matrices["train"], train.y, matrices["test"], evals["test"].y, grid.subsets)
-    found: dict[str, list[pd.DataFrame]] = {"probes": [], "per_class": []}
+    found: dict[str, list[pd.DataFrame]] = {"probes": [], "per_class": [], "draws": []}
     for solver in spec.probe.solvers:
         if solver == "sgd":
             result = fit_probes(*given, seed=grid.seeds, device=device, x_epochs=x_epochs, on_epoch=on_epoch,
@@ -122,25 +135,31 @@ def compute_cell(
                 notes.append(f"ridge penalty {alpha:.3g}, chosen on a fifth of the train images")
             result = fit_ridge(*given, alpha=alpha)
         for eval_set, features in evals.items():
-            tested = result.accuracy, result.per_class_accuracy
-            scores = tested if eval_set == "test" else result.score(matrices[eval_set], features.y)
-            accuracy, per_class = (score[grid.rows["probe"]] for score in scores)
+            scored = result if eval_set == "test" else result.on(matrices[eval_set], features.y)
+            accuracy, per_class, correct = (
+                score[grid.rows["probe"]] for score in (scored.accuracy, scored.per_class_accuracy, scored.correct)
+            )
             rows = grid.rows.assign(model=model, dataset=dataset, eval_set=eval_set, solver=solver,
                                     features="standardised" if spec.probe.standardise else "raw")  # fmt: skip
             found["probes"].append(rows.assign(accuracy=accuracy))
             names = np.tile(np.asarray(classes, dtype=object), len(rows))
             by_class = rows.loc[rows.index.repeat(len(classes))]
             found["per_class"].append(by_class.assign(class_name=names, class_accuracy=per_class.ravel()))
+            found["draws"].append(draws_table(rows, correct, features.y, len(classes)))
     tables = {name: pd.concat(parts, ignore_index=True)[list(COLUMNS[name])] for name, parts in found.items()}
     tables["per_class"] = tables["per_class"].dropna(subset=["class_accuracy"]).reset_index(drop=True)
     tables |= similarity_tables(model, dataset, evals["test"].x[: spec.cka.images], spec, device=device)
-    tables["redundancy"] = redundancy_table(tables["probes"], tables["cka"], spec.deltas)
+    tables["draws"] = pd.concat([tables["draws"], tables.pop("cka_resampled")], ignore_index=True)
+    tables["redundancy"] = redundancy_table(tables["probes"], tables["cka"], spec.deltas, tables["draws"])
+    # One solver's are kept, the one that claims are judged by.
+    kept = "sgd" if "sgd" in spec.probe.solvers else "ridge"
+    tables["draws"] = tables["draws"][tables["draws"]["solver"].isin(["", kept])].reset_index(drop=True)
     tables["fairness"] = fairness_table(tables["per_class"], tables["probes"])
     return tables, notes
 
 
 def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *, device=None) -> dict:
-    """Return "cka", of part and whole for every fraction and seed and of part and part for every pair of seeds.
+    """Return "cka", of part and whole for every fraction and seed and of part and part for pairs of seeds.
 
     Beside it "cka_draws": mean, standard deviation and 5 and 95 % quantiles over `DRAWS` subsets, or half as many pairs
     of them; what `subset_cka_law` expects; and the layer's r.
@@ -151,8 +170,10 @@ def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *
         statistics.update(x[start : start + _CKA_BATCH])
     fractions = np.repeat(spec.selections["random"], len(seeds))
     parts = [part for f in spec.selections["random"] for part in random_subsets(width, f, seeds)]
-    pairs = [(i, j) for i, j in combinations(range(len(parts)), 2) if fractions[i] == fractions[j]]
-    orders, rows, drawn = np.array(random_subsets(width, 1.0, range(FIRST_DRAW, FIRST_DRAW + DRAWS))), [], []
+    paired = [i for i in range(len(parts)) if i % len(seeds) < PAIRED_SEEDS]
+    pairs = [(i, j) for i, j in combinations(paired, 2) if fractions[i] == fractions[j]]
+    orders = np.array(random_subsets(width, 1.0, range(FIRST_DRAW, FIRST_DRAW + DRAWS)))
+    rows, drawn, resampled = [], [], []
     sizes = [n_neurons(width, f) for f in spec.selections["random"]]
     # Disjoint pairs of draws, and each draw with the whole layer, which comes last.
     compared = [(i, i + 1) for i in range(0, DRAWS, 2)] + [(i, DRAWS) for i in range(DRAWS)]
@@ -170,13 +191,71 @@ def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *
                 cka = pd.Series(cka).dropna()
                 spread = cka.std(), *cka.quantile([0.05, 0.95])
                 drawn.append((comparison, estimator, f, k, len(cka), cka.mean(), *spread, law, r))
-    found = {"cka": rows, "cka_draws": drawn}
-    return {name: pd.DataFrame([(model, dataset, *row) for row in rows], columns=list(COLUMNS[name]))
-            for name, rows in found.items()}  # fmt: skip
+            if estimator == ("biased" if "biased" in spec.cka.estimators else "debiased"):
+                # Where CKA is undefined no similarity was shown.
+                whole = np.nan_to_num(found[1])
+                keys = ("test", "cka", "random", f, k)
+                resampled.append((*keys, whole.mean(), _deviations(resampled_mean(whole), whole.mean()), "", ""))
+    found = {"cka": rows, "cka_draws": drawn, "draws": resampled}
+    tables = {name: pd.DataFrame([(model, dataset, *row) for row in rows], columns=list(COLUMNS[name]))
+              for name, rows in found.items()}  # fmt: skip
+    return tables | {"cka_resampled": tables.pop("draws")}
 
 
-def redundancy_table(probes: pd.DataFrame, cka: pd.DataFrame, deltas: Sequence[float]) -> pd.DataFrame:
-    """Return DR of one cell by both rules over `deltas`, with its interval over the seeds, for probes and for CKA."""
+def draws_table(rows: pd.DataFrame, correct: np.ndarray, y: np.ndarray, n_classes: int) -> pd.DataFrame:
+    """Return "draws" for the probes of one solver on one evaluation set, of which `correct` [rows, n] says all.
+
+    `mean` is over seeds; `draws` holds by how much each resample of seeds and images (`resampled_accuracy`) departs
+    from it, or for an excess from the mean of all. On the test set the inequality over classes is drawn beside
+    accuracy, and its excess over that of an even drop: twice the estimate less the mean of its draws, since few images
+    per class look like inequality.
+    """
+    found = []
+    share = np.bincount(y, minlength=n_classes) / len(y)
+    there = share > 0
+    full = rows.index[rows["selection"].eq("random") & rows["fraction"].eq(1.0)]
+    whole, whole_drawn = _by_class(correct[full], y, n_classes, True)
+    for (selection, fraction, k), group in rows.groupby(["selection", "fraction", "n_neurons"], sort=False):
+        own, drawn = _by_class(correct[group.index], y, n_classes, selection != "every")
+        mean, means = own[there] @ share[there], drawn[:, there] @ share[there]
+        quantities = {"accuracy": (mean, means)}
+        if group["eval_set"].iloc[0] == "test" and selection in ("random", "first"):
+            for name, measure in INEQUALITY.items():
+                value, values = measure(own[there]), measure(drawn[:, there])
+                even = measure(even_drop(whole[there], own[there].mean()))
+                evens = measure(even_drop(whole_drawn[:, there], drawn[:, there].mean(axis=1)))
+                excess = values - evens
+                quantities[name] = value, values
+                quantities[f"{name}_excess"] = 2 * (value - even) - excess.mean(), excess
+        for name, (mean, draws) in quantities.items():
+            centre = draws.mean() if name.endswith("_excess") else mean
+            found.append((name, selection, fraction, k, mean, _deviations(draws, centre)))
+    table = pd.DataFrame(found, columns=["quantity", "selection", "fraction", "n_neurons", "mean", "draws"])
+    same = rows.iloc[0][["model", "dataset", "eval_set", "solver", "features"]].to_dict()
+    return table.assign(**same)[list(COLUMNS["draws"])]
+
+
+def _by_class(correct: np.ndarray, y: np.ndarray, n_classes: int, of_seeds: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return per-class accuracies [C] over all seeds, and resampled [draws, C]; NaN for classes without images."""
+    counts = np.bincount(y, minlength=n_classes).astype(float)
+    hits = np.bincount(y, weights=correct.mean(axis=0), minlength=n_classes)
+    own = hits / np.where(counts > 0, counts, np.nan)
+    return own, resampled_accuracy(correct, y, n_classes, of_seeds=of_seeds)
+
+
+def _deviations(draws: np.ndarray, mean: float) -> np.ndarray:
+    """Return draws less their mean, small numbers that float16 holds to three digits."""
+    return (draws - mean).astype(np.float16)
+
+
+def redundancy_table(
+    probes: pd.DataFrame, cka: pd.DataFrame, deltas: Sequence[float], draws: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Return DR of one cell by every rule over `deltas`, with its interval, for probes and for CKA.
+
+    Intervals are over the seeds; those of "crossing" also over the test images where there are `draws`. Rule "exact" is
+    eq. 1 itself where every subset of a layer was measured.
+    """
     curves = []
     chosen = probes[(probes["selection"] == "random") & (probes["eval_set"] == "test")]
     for (solver, features), group in chosen.groupby(["solver", "features"]):
@@ -192,8 +271,30 @@ def redundancy_table(probes: pd.DataFrame, cka: pd.DataFrame, deltas: Sequence[f
         (*cell, task, rule, delta,
          *diffused_redundancy_interval(curve.index.to_numpy(), curve.to_numpy(), full, delta, rule=rule), *labels)
         for task, labels, curve, full in curves for rule in RULES for delta in deltas
+        if rule != "crossing" or draws is None or task == "cka"
     ]  # fmt: skip
+    if draws is not None:
+        accuracy = draws[draws["quantity"].eq("accuracy") & draws["eval_set"].eq("test")]
+        for (selection, *labels), group in accuracy.groupby(["selection", "solver", "features"]):
+            if rule := {"random": "crossing", "every": "exact"}.get(selection):
+                rows += [(*cell, "probe", rule, delta, *dr, *labels, "") for delta, dr in _drawn(group, deltas, rule)]
     return pd.DataFrame(rows, columns=list(COLUMNS["redundancy"]))
+
+
+def _drawn(curve: pd.DataFrame, deltas: Sequence[float], rule: str) -> list[tuple]:
+    """Return DR over `deltas` with its 95 % interval from a curve's rows of "draws"."""
+    curve = curve.drop_duplicates("n_neurons").sort_values("n_neurons")
+    shares, mean = curve["n_neurons"].to_numpy() / curve["n_neurons"].max(), curve["mean"].to_numpy()
+    if not mean[-1]:
+        return []
+    drawn = mean[:, None] + np.stack(curve["draws"])
+    ratio = np.column_stack([mean / mean[-1], drawn / np.maximum(drawn[-1], 1e-9)])
+    found = []
+    for delta in deltas:
+        dr, *draws = (1 - critical_fractions(shares, ratio, delta, "first" if rule == "exact" else rule)).round(12)
+        low, high = np.quantile(draws, [0.025, 0.975], method="inverted_cdf")
+        found.append((delta, (dr, min(low, dr), max(high, dr))))
+    return found
 
 
 def fairness_table(per_class: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:

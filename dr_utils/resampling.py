@@ -1,0 +1,59 @@
+"""What accuracy might have been: test images and seeds drawn again (a paired bootstrap)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+# A standard deviation over so many draws is known to 1 / sqrt(2 * 200) = 5 %.
+DRAWS = 200
+
+
+def resampled_accuracy(correct, y, n_classes: int, *, of_seeds: bool = True) -> np.ndarray:
+    """Return per-class accuracies [`DRAWS`, C] of resampled seeds and test images.
+
+    Draw b is of the same images and seeds whatever the network, so that differences between networks, fractions and
+    selections are paired. Images are drawn with replacement within their class. Of S seeds S - 1 are drawn, which
+    makes the variance of a mean over seeds unbiased (Rao & Wu 1988). Drawing both at once counts the noise that belongs
+    to neither alone about three times (Owen 2007): intervals are a little too wide, never too narrow.
+
+    Parameters
+    ----------
+    correct : bool array of shape [S, n]
+        Whether the probe of each seed classifies each test image correctly.
+    y : int array of shape [n]
+        Class indices below `n_classes`; of a class without images the accuracy is NaN.
+    of_seeds : bool
+        Whether seeds are drawn too; not where they list all subsets that there are.
+
+    Examples
+    --------
+    >>> correct = np.random.default_rng(0).random((5, 900)) < 0.8
+    >>> draws = resampled_accuracy(correct, np.arange(900) % 3, 3)
+    >>> draws.shape, bool(abs(draws.mean() - correct.mean()) < 0.01)
+    ((200, 3), True)
+    """
+    correct, y = np.asarray(correct), np.asarray(y)
+    n_seeds = len(correct)
+    seeds = _weights(n_seeds, n_seeds - 1, n_seeds) if of_seeds and n_seeds > 1 else np.full((n_seeds, 1), 1 / n_seeds)
+    found = np.full((DRAWS, n_classes), np.nan)
+    for c in np.unique(y):
+        own = correct[:, y == c].astype(np.float32)
+        images = _weights(own.shape[1], own.shape[1], 1000 + int(c))
+        found[:, c] = ((own @ images) * seeds).sum(axis=0)
+    return found
+
+
+def resampled_mean(values) -> np.ndarray:
+    """Return `DRAWS` means of resampled values [n], the same positions for every list of this length."""
+    values = np.asarray(values, dtype=np.float64)
+    return values @ _weights(len(values), len(values) - 1, len(values))
+
+
+@lru_cache(maxsize=2048)
+def _weights(n: int, size: int, stream: int) -> np.ndarray:
+    """Return the shares [n, `DRAWS`] of n things when `size` of them are drawn with replacement."""
+    drawn = np.random.default_rng([n, stream]).integers(n, size=(DRAWS, size))
+    counts = np.stack([np.bincount(row, minlength=n) for row in drawn])
+    return np.ascontiguousarray(counts.T / size, dtype=np.float32)

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from dr_utils.claims.against import printed_curve
-from dr_utils.claims.architectures import upstream_pairs
 from dr_utils.claims.paper_names import paper_network
 from dr_utils.claims.view import View
 from dr_utils.store import atomic_path
@@ -144,7 +143,7 @@ def by_kind(rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> Iterator[tup
     Of networks that differ in upstream data only, the one with more is kept.
     """
     titles = {"imagenet": "Networks trained on ImageNet", "small": "Small networks, 32 x 32 pixels"}
-    less = {less for _, less in upstream_pairs(View(tables))}
+    less = {less for _, less in View(tables).upstream_pairs()}
     for kind, group in rows[~rows["model"].isin(less)].groupby("kind", sort=False):
         yield kind, titles.get(kind, kind), group
 

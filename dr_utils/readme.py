@@ -10,7 +10,7 @@ from statistics import median
 import pandas as pd
 
 from dr_utils.claims import CLAIMS
-from dr_utils.claims.registry import DIFFERS, HOLDS, NOTHING
+from dr_utils.claims.estimates import DIFFERS, HOLDS, NOTHING
 from dr_utils.profiles import CHECKOUT
 from dr_utils.store import atomic_path
 

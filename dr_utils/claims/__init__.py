@@ -1,7 +1,7 @@
-"""The paper's 29 claims against our tables: claim, published, measured, verdict, and why.
+"""The paper's claims against our tables: claim, published, measured, verdict, and why.
 
-The rule that gives a verdict stands beside each claim, in one file per section; how noise enters, and how
-many networks and tasks make one verdict, is in `stats`.
+The rule that gives a verdict stands beside each claim, a file per section of the paper; how noise enters, and how many
+networks and tasks make one verdict, is in `estimates`.
 """
 
 from __future__ import annotations
@@ -12,64 +12,42 @@ import pandas as pd
 
 from dr_utils import store
 from dr_utils.checks import unknown
-from dr_utils.claims import (  # noqa: F401  (importing a section registers its claims)
-    architectures,
-    fairness,
-    prevalence,
-    projections_shift,
-    similarity,
-    width_mrl,
-)
 from dr_utils.claims.against import against_paper, difference_of
-from dr_utils.claims.registry import NOT_OURS, NOT_TESTED, ORDER, SCHEMA, Claim, missing, registered
+from dr_utils.claims.estimates import no_data
+from dr_utils.claims.registry import CLAIMS
 from dr_utils.claims.show import show
-from dr_utils.claims.view import View
+from dr_utils.claims.view import SCHEMA, View
 
-__all__ = ["CLAIMS", "COLUMNS", "Claim", "NOT_TESTED", "against_paper", "evaluate", "judge", "show"]
+__all__ = ["CLAIMS", "COLUMNS", "against_paper", "evaluate", "judge", "show"]
 
 # Part of the key of stored verdicts. Raise it when a rule, or a text of the table, changes.
-VERSION = 1
-
+VERSION = 2
 COLUMNS = ("claim", "paper_figure", "published", "measured", "verdict", "why", "difference")
-
-CLAIMS: dict[str, Claim] = {name: registered[name] for name in ORDER}
+NOT_OURS = "published numbers: not a measurement of this suite"
 
 
 def judge(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the verdicts on all claims by these tables, from the store or by `evaluate`.
 
     They are stored under the content of the tables and `VERSION`, so that a run judges once and its notebooks read.
-
-    Parameters
-    ----------
-    tables : dict of DataFrame
-        As `Study.run` returns them or `read_tables` reads them.
-
-    Returns
-    -------
-    DataFrame
-        As `evaluate` returns it.
-
-    Raises
-    ------
-    ValueError
-        As `evaluate`.
-    dr_utils.store.CacheError
-        The store cannot be written.
+    Raises as `evaluate`, and `dr_utils.store.CacheError` where the store cannot be written.
     """
     content = {name: _content(table) for name, table in tables.items() if name in SCHEMA}
     key = store.key_of({"version": VERSION, "tables": content})
-    found = store.read("claims", key)
-    if found is None:
-        claims = evaluate(tables)
-        store.write("claims", key, about={"version": VERSION, "tables": content}, tables={"claims": claims})
-        return claims
-    return found.tables["claims"]
+    if found := store.read("claims", key):
+        return found.tables["claims"]
+    claims = evaluate(tables)
+    store.write("claims", key, about={"version": VERSION, "tables": content}, tables={"claims": claims})
+    return claims
 
 
 def _content(table: pd.DataFrame) -> str:
-    rows = pd.util.hash_pandas_object(table, index=False).to_numpy()
-    return hashlib.sha256(" ".join(table.columns).encode() + rows.tobytes()).hexdigest()
+    found = hashlib.sha256(" ".join(table.columns).encode())
+    if "quantity" in table:  # "draws", a column of arrays
+        found.update(b"".join(draws.tobytes() for draws in table["draws"]))
+        table = table.drop(columns="draws")
+    found.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+    return found.hexdigest()
 
 
 def evaluate(tables: dict[str, pd.DataFrame], only=None) -> pd.DataFrame:
@@ -78,18 +56,17 @@ def evaluate(tables: dict[str, pd.DataFrame], only=None) -> pd.DataFrame:
     Parameters
     ----------
     tables : dict of DataFrame
-        Tables by name as `Study.run` returns them: probes, per_class, cka, redundancy, fairness, networks, tasks. A
-        missing or empty table makes the claims that need it "not_tested"; so do published
-        numbers in place of measured ones, which are no evidence for what was published.
+        Tables by name as `Study.run` returns them. For a claim whose tables are missing or empty there are "no data";
+        nor are published numbers, in place of measured ones, evidence for what was published.
     only : str or sequence of str, optional
-        Claim ids, such as ["P1", "P2"]; all 29 by default.
+        Claim ids, such as ["P1", "P2"]; all by default.
 
     Returns
     -------
     pandas.DataFrame
-        One row per claim in the order of the paper's sections: claim, paper_figure, published, measured,
-        verdict ("holds", "differs" or "not_tested"), why, and difference: how far ours are from the printed
-        numbers that the claim is about, in standard deviations of ours; "" where none were printed.
+        One row per claim in the order of the paper: claim, paper_figure, published, measured, verdict ("holds",
+        "differs", "open" or "no data"), why, and difference: how far ours are from the printed numbers that the claim
+        is about, in standard deviations of ours; "" where none were printed.
 
     Raises
     ------
@@ -100,16 +77,14 @@ def evaluate(tables: dict[str, pd.DataFrame], only=None) -> pd.DataFrame:
     for name in wanted:
         if name not in CLAIMS:
             raise unknown("claim", name, CLAIMS)
-    view = View(tables)
-    rows, against = [], against_paper(view)
-    for entry in (CLAIMS[name] for name in CLAIMS if name in wanted):
-        absent = [name for name in entry.needs if name not in view.tables]
-        if view.from_paper:
-            outcome = missing(NOT_OURS)
+    view, rows = View(tables), []
+    against = against_paper(view)
+    for claim in (CLAIMS[name] for name in CLAIMS if name in wanted):
+        if "networks" not in view.tables:
+            outcome = no_data("needs the table networks of a run")
         else:
-            outcome = missing(f"this run has no table {' and no '.join(absent)}") if absent else entry.test(view)
-        difference = difference_of(entry.id, against, view)
-        rows.append(
-            (entry.id, entry.figure, entry.published, outcome.measured, outcome.verdict, outcome.why, difference)
-        )
+            outcome = no_data(NOT_OURS) if view.from_paper else claim.test(view)
+        difference = difference_of(claim.id, against, view)
+        found = outcome.measured, outcome.verdict, outcome.why, difference
+        rows.append((claim.id, claim.figure, claim.published, *found))
     return pd.DataFrame(rows, columns=list(COLUMNS))

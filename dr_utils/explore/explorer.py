@@ -38,7 +38,7 @@ class Explorer(sliding.SlidingCurve):
         memory = sliding.CHOSEN.get(("explorer", key), {})
         self._q: dict[tuple[str, str], tuple[np.ndarray | None, dict[int, float]]] = {}
         self._draws: dict[tuple[str, str, int], list[float]] = {}
-        gini = self._view.fairness_curves("random").items()
+        gini = self._view.fairness_curves().items()
         self._gini = {cell: dict(zip(rows["fraction"].round(9), rows["gini"], strict=True)) for cell, rows in gini}
         self._tasks = {self._view.task_title(name): name for name in self._view.datasets()}
         self._models = {self._view.title(name): name for name in self._view.models()}

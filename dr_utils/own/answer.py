@@ -107,7 +107,7 @@ class Answer:
         return pd.DataFrame(rows)
 
     def redundancy(self, deltas: Sequence[float] = KEEP) -> pd.DataFrame:
-        """DR on the test samples, by both rules, with its 95 % interval over seeds: rule, delta, dr, low, high."""
+        """DR on the test samples, by every rule, with its 95 % interval: rule, delta, dr, low, high."""
         rows = self.tables["redundancy"].query("task == 'probe'")
         near = np.abs(rows["delta"].to_numpy()[:, None] - np.asarray(deltas)).min(axis=1) < 1e-9
         return rows.loc[near, ["rule", "delta", "dr", "low", "high"]].reset_index(drop=True)
@@ -126,7 +126,7 @@ class Answer:
         rows = []
         for share in keep:
             fraction = self._fraction(share)
-            random, pca = (None if c is None else c.at(fraction) for c in curves.values())
+            random, pca = (None if c is None else c.seeds_at(fraction) for c in curves.values())
             if pca is not None:
                 rows.append({"keep": share, "neurons": self.size(share), "random": random.mean(), "pca": pca.mean(),
                              "lead": pca.mean() - random.mean()})  # fmt: skip

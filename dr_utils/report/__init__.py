@@ -17,10 +17,11 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from dr_utils.claims import CLAIMS
-from dr_utils.claims.registry import NOTHING, PUBLISHED
+from dr_utils.claims.estimates import NOTHING
 from dr_utils.datasets import available
 from dr_utils.profiles import CHECKOUT, REFERENCE_NOTEBOOKS
 from dr_utils.progress import clock
+from dr_utils.reference import SOURCE as PUBLISHED
 from dr_utils.store import atomic_path
 
 DONE = "dr_utils"  # key of a notebook's metadata: what the runner noted in it

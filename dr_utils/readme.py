@@ -10,7 +10,7 @@ from statistics import median
 import pandas as pd
 
 from dr_utils.claims import CLAIMS
-from dr_utils.claims.estimates import DIFFERS, HOLDS, NOTHING
+from dr_utils.claims.estimates import DIFFERS, HOLDS, NO_DATA, NOTHING, OPEN
 from dr_utils.profiles import CHECKOUT
 from dr_utils.store import atomic_path
 
@@ -23,7 +23,7 @@ def claims_table(claims: pd.DataFrame) -> str:
     lines = ["| claim | the paper says | measured | verdict |", "|---|---|---|---|"]
     for row in claims.itertuples():
         number = "" if row.measured == NOTHING else short_number(row.measured)
-        cells = (row.claim, CLAIMS[row.claim].statement, number, row.verdict.replace("_", " "))
+        cells = (row.claim, CLAIMS[row.claim].statement, number, row.verdict)
         lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
@@ -45,11 +45,11 @@ def short_number(measured: str) -> str:
 
 
 def counts(claims: pd.DataFrame) -> str:
-    """Return one sentence: how many claims hold, differ, stay open and have nothing to measure them with."""
-    holds, differs = (sum(claims.verdict == verdict) for verdict in (HOLDS, DIFFERS))
-    without = sum(claims.measured == NOTHING)
-    measured = f"{len(claims) - holds - differs - without} were measured but stay open"
-    verdicts = f"{holds} hold, {differs} differ, {measured}, and for {without} nothing was measured."
+    """Return one sentence: how many claims hold, differ, stay open and lack data."""
+    holds, differs, open_, without = (sum(claims.verdict == verdict) for verdict in (HOLDS, DIFFERS, OPEN, NO_DATA))
+    verdicts = (
+        f"{holds} hold, {differs} differ, {open_} were measured but stay open, and for {without} data are lacking."
+    )
     return f"Of the paper's {len(claims)} claims, {verdicts}"
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import zlib
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from dr_utils.fairness import coefficient_of_variation, gini
-from dr_utils.redundancy import diffused_redundancy_interval
+from dr_utils.redundancy import RULES, diffused_redundancy_interval
+from dr_utils.resampling import DRAWS, resampled_mean
+from dr_utils.study.cell import COLUMNS, quantities
 
 GRID = (0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0)
 SEEDS = (1, 2, 3, 4, 5)
@@ -84,7 +87,8 @@ def build(
     """
     rng = np.random.default_rng(draw)
     task_rows = [row for rows in tasks for row in rows]
-    probes, per_class, ckas = [], [], []
+    probes, per_class, ckas, many = [], [], [], {}
+    apart = np.random.default_rng(draw + 1)
     for card in networks:
         for entry in task_rows:
             for selection in (*selections, *(("first",) if first_sizes else ())):
@@ -121,6 +125,9 @@ def build(
                 )
                 at = cka(card["model"], dataset, fraction)
 
+                spread = cka_noise if fraction < 1 else 0.0
+                many[card["model"], dataset, fraction] = np.clip(at + apart.normal(0, spread, 500), 0, 1)
+
                 def value(at=at, fraction=fraction):
                     return at if fraction == 1 else float(np.clip(at + rng.normal(0, cka_noise), 0, 1))
 
@@ -139,6 +146,7 @@ def build(
         order = ["model", "dataset", "comparison", "estimator", "fraction", "n_neurons", "seed_a", "seed_b", "cka"]
         tables["cka"] = pd.DataFrame(ckas)[order]
         tables["cka_draws"] = _draws(tables["cka"])
+    tables["draws"] = _resampled(tables, many)
     tables["redundancy"] = _redundancy(tables)
     tables["fairness"] = _fairness(tables)
     return tables
@@ -163,6 +171,32 @@ def _draws(cka):
     return rows.assign(expected=rows["mean"], r=0.05)
 
 
+def _resampled(tables, many):
+    """Resamples of the seeds and of the images; of the noise of these four fifths are shared by all rows of a task."""
+    keys = ["model", "dataset", "eval_set", "selection", "fraction", "n_neurons"]
+    n_test = {(row.dataset, row.eval_set): row.n_test for row in tables["tasks"].itertuples()}
+    parts, rows = {}, []
+    for key, group in tables["per_class"].groupby(keys, sort=False):
+        values = group.pivot(index="seed", columns="class_name", values="class_accuracy").to_numpy()
+        own, n_class = values.mean(axis=0), n_test[key[1], key[2]] / values.shape[1]
+        noise = (np.random.default_rng(zlib.crc32(repr(k).encode())) for k in (key[1], key))
+        shared, alone = (rng.standard_normal((DRAWS, len(own))) for rng in noise)
+        images = np.sqrt(0.8) * shared + np.sqrt(0.2) * alone
+        drawn = np.stack([resampled_mean(column) for column in values.T], axis=1) if len(values) > 1 else own
+        parts[key] = own, np.clip(drawn + images * np.sqrt(own * (1 - own) / n_class), 0, 1)
+    for key, part in parts.items():
+        whole = next(parts[k] for k in parts if k[:4] == (*key[:3], "random") and k[4] == 1.0)
+        share = np.full(len(part[0]), 1 / len(part[0]))
+        for name, (mean, draws) in quantities(part, whole, share, key[2] == "test").items():
+            rows.append((*key[:3], name, *key[3:], mean, draws, "sgd", "raw"))
+    if "cka" in tables:
+        parts = tables["cka"].query("comparison == 'part_whole'")
+        for (m, d, f, k), _ in parts.groupby(["model", "dataset", "fraction", "n_neurons"], sort=False):
+            mean, draws = many[m, d, f].mean(), resampled_mean(many[m, d, f])
+            rows.append((m, d, "test", "cka", "random", f, k, mean, (draws - mean).astype(np.float16), "", ""))
+    return pd.DataFrame(rows, columns=list(COLUMNS["draws"]))
+
+
 def _redundancy(tables):
     rows = []
     random = tables["probes"].query("selection == 'random' and eval_set == 'test'")
@@ -173,9 +207,12 @@ def _redundancy(tables):
     for (model, dataset), kind, group, value, seed in curves:
         curve = group.pivot(index="fraction", columns=seed, values=value)
         full = curve.loc[1.0].to_numpy() if kind == "probe" else 1.0
-        for rule in ("first", "nearest"):
+        shares = group.groupby("fraction").n_neurons.first() / group.n_neurons.max()
+        for rule in (*RULES, *(["exact"] if group.n_neurons.max() <= 8 else [])):
             for delta in DELTAS:
-                dr, low, high = diffused_redundancy_interval(curve.index, curve.to_numpy(), full, delta, rule=rule)
+                at, given = (shares.drop_duplicates(), "first") if rule == "exact" else (curve.index, rule)
+                own = curve.loc[shares.drop_duplicates().index] if rule == "exact" else curve
+                dr, low, high = diffused_redundancy_interval(at, own.to_numpy(), full, delta, rule=given)
                 rows.append(
                     dict(
                         model=model,

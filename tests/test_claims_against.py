@@ -12,8 +12,8 @@ from synthetic_tables import GRID, build, network, saturating, task
 import dr_utils
 from dr_utils.claims import evaluate
 from dr_utils.claims.against import COLUMNS, against_paper, difference_of
-from dr_utils.claims.registry import PUBLISHED
 from dr_utils.claims.view import View
+from dr_utils.reference import SOURCE as PUBLISHED
 
 REFERENCE = Path(dr_utils.__file__).parent / "data" / "reference_values.csv"
 RESNET = "resnet50|nonrob|pretrain=imagenet|mode=random"

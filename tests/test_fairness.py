@@ -46,7 +46,6 @@ def test_gini_is_the_mean_absolute_difference(values):
     ("values", "message"),
     [
         ([], "non-empty"),
-        ([[0.1, 0.2]], "non-empty list"),
         ([0.1, np.nan], "finite"),
         ([0.1, np.inf], "finite"),
         ([0.1, -0.2], "not negative"),

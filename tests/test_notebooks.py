@@ -14,7 +14,7 @@ from PIL import Image
 
 from dr_utils import run as runner
 from dr_utils.claims import CLAIMS, COLUMNS
-from dr_utils.claims.registry import NOTHING
+from dr_utils.claims.estimates import NOTHING
 from dr_utils.profiles import CHECKOUT
 from dr_utils.study import read_tables
 
@@ -79,7 +79,7 @@ def test_notebook_ran_to_its_claims(finished, name):
         return
     for claim in re.findall(r'"([A-Z]\d)"', code[-1].source):
         assert f">{claim}<" in html
-    assert any(word in html for word in ("holds", "differs", "not_tested"))
+    assert any(word in html for word in ("holds", "differs", "open"))
 
 
 @pytest.mark.archives
@@ -125,10 +125,10 @@ def test_tables_hold_curves_that_rise_and_no_holes(finished):
 def test_claims_table_is_complete_and_says_why(finished):
     claims = pd.read_csv(finished / "tables" / "claims.csv", keep_default_na=False)
     assert tuple(claims.columns) == COLUMNS and list(claims.claim) == list(CLAIMS)
-    assert set(claims.verdict) <= {"holds", "differs", "not_tested"}
+    assert set(claims.verdict) <= {"holds", "differs", "open", "no data"}
     assert claims.query("verdict != 'holds'").why.str.len().gt(10).all()
     imagenet = claims.set_index("claim").loc["I1"]
-    assert imagenet.verdict == "not_tested" and "imagenet" in imagenet.why.lower()
+    assert imagenet.verdict == "no data" and "imagenet" in imagenet.why.lower()
     assert claims.query("claim in ['P5', 'A3', 'W1', 'W2', 'M1', 'M2', 'M4', 'F3', 'C2']").measured.ne(NOTHING).all()
 
 

@@ -232,11 +232,12 @@ def test_subsets_may_be_masks():
 def test_score_on_a_second_set():
     x, y, x_test, y_test = make_task(seed=8)
     result = fit_probes(x, y, x_test, y_test, [np.arange(24)], epochs=3)
-    accuracy, per_class = result.score(x_test[::-1], y_test[::-1])
-    assert accuracy[0] == result.accuracy[0]
-    np.testing.assert_allclose(per_class, result.per_class_accuracy)
+    again = result.on(x_test[::-1], y_test[::-1])
+    assert again.accuracy[0] == result.accuracy[0] == result.correct.mean()
+    np.testing.assert_array_equal(again.correct[:, ::-1], result.correct)
+    np.testing.assert_allclose(again.per_class_accuracy, result.per_class_accuracy)
     with pytest.raises(ValueError, match="fitted on 24 columns"):
-        result.score(x_test[:, :5], y_test)
+        result.on(x_test[:, :5], y_test)
 
 
 def test_divergence_is_said_and_leaves_no_nan():

@@ -353,7 +353,7 @@ def test_claims_are_counted(finished, capsys):
         "claim,paper_figure,published,measured,verdict,why\n"
         "P1,Fig 1a,within 5 %,4.1 points,holds,\n"
         "P4,Sec 2.1,more classes need more,tau -0.2,differs,few tasks\n"
-        "P5,Fig 1b,adv > std,nothing measured,not_tested,no such network\n"
+        "P5,Fig 1b,adv > std,nothing measured,no data,no such network\n"
     )
     runner.summary([], run, [])
     counted = "3 claims, 1 hold, 1 differ, 0 were measured but stay open, and for 1 nothing was measured."

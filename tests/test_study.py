@@ -77,8 +77,8 @@ def test_two_runs_from_nothing_write_the_same_bytes(tiny, profile, monkeypatch):
         monkeypatch.setenv("DR_HOME", str(tiny / f"home-{run}"))
         study = Study(profile, out=tiny / run, device="cpu")
         study.run()
-        written.append({p.name: p.read_bytes() for p in study.tables_folder.glob("*.csv")})
-    assert set(written[0]) == {f"{n}.csv" for n in (*COLUMNS, "networks", "tasks")}
+        written.append({p.name: p.read_bytes() for p in study.tables_folder.glob("*.[cp]*")})
+    assert set(written[0]) == {f"{n}.parquet" for n in COLUMNS} | {"networks.csv", "tasks.csv"}
     assert written[0] == written[1]
 
 
@@ -100,7 +100,7 @@ def test_a_second_run_computes_nothing(tiny, profile, monkeypatch):
     pd.testing.assert_frame_equal(read_tables(study.tables_folder)["probes"], first["probes"])
     # Another folder of results needs the cells only, and a table that was changed by hand is written again.
     elsewhere = Study(profile, out=tiny / "elsewhere", device="cpu").run()
-    (study.tables_folder / "cka.csv").write_text("model\n")
+    (study.tables_folder / "cka.parquet").write_text("model\n")
     for tables in (elsewhere, Study(profile, out=tiny, device="cpu").run()):
         for name, table in first.items():
             pd.testing.assert_frame_equal(table, tables[name])

@@ -104,13 +104,14 @@ def difference_of(claim: str, against: pd.DataFrame, view: View) -> str:
     if claim not in POINTS or against.empty:
         return ""
     chosen, rows = POINTS[claim], against[against["quantity"].eq(POINTS[claim]["quantity"])]
-    rows = rows[[paper_network(view.networks.loc[m]) == "ResNet50" for m in rows["model"]]]
+    resnets = [m for m in set(rows["model"]) if paper_network(view.networks.loc[m]) == "ResNet50"]
+    rows = rows[rows["model"].isin(resnets)]
     if "dataset" in chosen:
         rows = rows[rows["dataset"].eq(chosen["dataset"]) & rows["eval_set"].ne(SHIFTED)]
     if "training" in chosen:
         rows = rows[rows["model"].map(view.networks["training"]).eq(chosen["training"])]
     if "at" in chosen:
-        rows = rows[[bool(close(chosen["at"], at).any()) for at in rows["at"]]]
+        rows = rows[rows["at"].map(lambda at: bool(close(chosen["at"], at).any())).astype(bool)]
     if len(rows) > _FEW:
         spreads = rows["spreads"].dropna()
         within = f", {spreads.min():+.1f} to {spreads.max():+.1f} std, median {spreads.median():+.1f}"

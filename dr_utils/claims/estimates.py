@@ -189,10 +189,11 @@ class Cell:
 
 
 def compared(estimates: Mapping[str, Estimate | Ratio], threshold: float, *, above: bool = True, texts=None,
-             n: int | None = None) -> list[Cell]:  # fmt: skip
+             n: int | None = None, picked: bool = False) -> list[Cell]:  # fmt: skip
     """Return a cell for every number there is: clearly above (or below) the threshold, clearly not, or neither.
 
-    `n` is the number of comparisons that these were picked from, by default their own.
+    `n` is the number of comparisons in all, by default these. With `picked` these are the worst of them, so that one
+    that is wrong at its own 95 % says nothing.
     """
     found = {name: estimate for name, estimate in estimates.items() if np.isfinite(estimate.value)}
     sign, cells = 1 if above else -1, []
@@ -200,7 +201,7 @@ def compared(estimates: Mapping[str, Estimate | Ratio], threshold: float, *, abo
         (low, high), wide = (sorted(sign * end for end in estimate.interval(level))
                              for level in (LEVEL, LEVEL / (n or len(found))))  # fmt: skip
         state = "for" if low > sign * threshold else "against" if wide[1] < sign * threshold else "noise"
-        state = "opposed" if state == "noise" and high < sign * threshold else state
+        state = "opposed" if state == "noise" and high < sign * threshold and not picked else state
         text = (texts or {}).get(name) or str(estimate)
         shown = getattr(estimate, "shown", None) or estimate.value
         cells.append(Cell(name, text, state, float(shown), sign * estimate.value - low))

@@ -51,7 +51,9 @@ def p1(view: View) -> Outcome:
 
 
 def p2(view: View) -> Outcome:
-    cells = compared({f"{m}/{d}": view.dr(m, d, DELTA) for m, d in view.cells()}, 0.0)
+    # What the largest part below the whole layer leaves out: DR by crossing is above it if that part is enough.
+    least = max((1 - f for m, d in view.cells() for f in view.accuracy(m, d).between(0.0)[-1:]), default=0.0)
+    cells = compared({f"{m}/{d}": view.dr(m, d, DELTA) for m, d in view.cells()}, least)
     return decided(cells, "needs probes of a whole layer and its parts", note=f"DR({DELTA}), rule crossing")
 
 
@@ -90,7 +92,7 @@ def p4(view: View) -> Outcome:
     for name, own in points.items():
         own = np.log([(n, share) for n, share in own if n and share > 0])
         if len(own) > 2 and len(np.unique(own[:, 0])) > 2:
-            fit = scipy.stats.linregress(own)
+            fit = scipy.stats.linregress(*own.T)
             found[name] = _Slope(fit.slope, fit.stderr, len(own) - 2)
     return decided(compared(found, 0.0), "needs three numbers of classes for one network: fewer_classes in the profile",
                    note="slope of the logarithm of the share needed on that of the number of classes")  # fmt: skip
@@ -131,7 +133,8 @@ def p6(view: View) -> Outcome:
         if gaps:
             where = max(gaps, key=lambda name: gaps[name].value)
             worst[model], texts[model] = gaps[where], f"{gaps[where]} ({where})"
-    return decided(compared(worst, P6_RANGE, above=False, texts=texts, n=n), "needs part-whole CKA on two tasks or more",
+    cells = compared(worst, P6_RANGE, above=False, texts=texts, n=n, picked=True)
+    return decided(cells, "needs part-whole CKA on two tasks or more",
                    note=f"largest range over tasks at f >= {P6_FROM}, {view.estimator} CKA")  # fmt: skip
 
 

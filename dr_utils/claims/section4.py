@@ -190,5 +190,6 @@ def i2(view: View) -> Outcome:
                 worst[f"{m}/{d}"] = changes[f]
                 texts[f"{m}/{d}"] = f"gap {full.value:.3f} at f=1, change at most {changes[f]} (f={f:g})"
         if worst:
-            return decided(compared(worst, I2_MARGIN, above=False, texts=texts, n=n), "", note=note)
+            cells = compared(worst, I2_MARGIN, above=False, texts=texts, n=n, picked=True)
+            return decided(cells, "", why=note)
     return no_data("needs a shifted test set beside the task's own (imagenetv2, or corrupted for CIFAR-10)")

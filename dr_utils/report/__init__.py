@@ -40,10 +40,10 @@ def write_report(folder: str | Path, notebooks: Sequence[str] = ()) -> Path:
     they are. A folder without tables raises ValueError.
     """
     folder = Path(folder)
-    if not any((folder / "tables").glob("*.csv")):
+    if not any((folder / "tables").glob("*.*")):
         raise ValueError(f"no tables in {folder / 'tables'}; run ./run_all.sh first, with the --profile of that name.")
     page = folder / "report.html"
-    if _older(page, *folder.glob("tables/*.csv"), *folder.glob("figures/*"), *folder.glob("notebooks/*.ipynb")):
+    if _older(page, *folder.glob("tables/*.*"), *folder.glob("figures/*"), *folder.glob("notebooks/*.ipynb")):
         _write(page, _rendered(folder, _content(folder, notebooks)))
     return page
 
@@ -81,7 +81,7 @@ def _content(folder: Path, expected: Sequence[str]) -> dict:
         "tasks": tasks,
         "cards": {} if from_paper else available(),
         "other_figures": [figure for figure in figures if figure["stem"] not in drawn],
-        "tables": sorted(path.stem for path in (folder / "tables").glob("*.csv")),
+        "tables": {path.stem: path.name for path in sorted((folder / "tables").glob("*.[cp]*"))},
         "citation": yaml.safe_load((CHECKOUT / "CITATION.cff").read_text(encoding="utf-8")),
     }
 
@@ -156,7 +156,8 @@ def _rendered(folder: Path, content: dict) -> str:
     def linked(text: str) -> str:
         # Tables named in backquotes become links.
         text = re.sub(r"`(\w+)`", r"<code>\1</code>", str(text))  # not as Markup, which would escape it
-        return re.sub(f"<code>({'|'.join(content['tables'])})</code>", r'<a href="tables/\1.csv">\1</a>', text)
+        named, link = f"<code>({'|'.join(content['tables'])})</code>", '<a href="tables/{}">{}</a>'
+        return re.sub(named, lambda found: link.format(content["tables"][found[1]], found[1]), text)
 
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"clock": clock, "linked": linked}

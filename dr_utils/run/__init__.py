@@ -24,7 +24,7 @@ from dr_utils.report import write_report
 from dr_utils.run.notebooks import NOTEBOOKS, Execution, Run, computes, find_notebooks, read_parameters, run_notebooks
 from dr_utils.run.options import parse
 from dr_utils.store import sha256_of
-from dr_utils.study import Study, write_table
+from dr_utils.study import Study, table_path, write_table
 
 
 def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
@@ -94,8 +94,8 @@ def measure(run: Run) -> dict[str, str]:
     if not study.profile.reference:
         judged["against_paper"] = claims.against_paper(View(tables))
     for name, table in judged.items():
-        write_table(table, study.tables_folder / f"{name}.csv")
-    return {name: sha256_of(study.tables_folder / f"{name}.csv") for name in tables | judged}
+        write_table(table, table_path(study.tables_folder, name))
+    return {name: sha256_of(table_path(study.tables_folder, name)) for name in tables | judged}
 
 
 def summary(executions: Sequence[Execution], run: Run, names: Sequence[str]) -> str:
@@ -108,7 +108,7 @@ def summary(executions: Sequence[Execution], run: Run, names: Sequence[str]) -> 
     table = run.folder / "tables" / "claims.csv"
     if table.is_file():
         print(counts(pd.read_csv(table, keep_default_na=False)))
-    if any(table.parent.glob("*.csv")):
+    if table.parent.is_dir() and any(table.parent.iterdir()):
         print(f"report (all on one page): {write_report(run.folder, names)}")
     failed = sum(execution.status == "failed" for execution in executions)
     return f"{failed} of {len(executions)} notebooks failed" if failed else "all notebooks done"

@@ -24,10 +24,18 @@ from dr_utils.progress import progress
 from dr_utils.store import AssetError
 from dr_utils.study import published
 from dr_utils.study.cell import VERSION, compute_cell
-from dr_utils.study.tables import noted_in, read_again, read_tables, tables_of, write_table, write_tables
+from dr_utils.study.tables import (
+    noted_in,
+    read_again,
+    read_tables,
+    table_path,
+    tables_of,
+    write_table,
+    write_tables,
+)
 from dr_utils.subsets import every_subset
 
-__all__ = ["Study", "read_tables", "write_table"]
+__all__ = ["Study", "read_tables", "table_path", "write_table"]
 
 Cell = tuple[str, str]  # network, task
 

@@ -211,25 +211,14 @@ def draws_table(rows: pd.DataFrame, correct: np.ndarray, y: np.ndarray, n_classe
     per class look like inequality.
     """
     found = []
-    share = np.bincount(y, minlength=n_classes) / len(y)
-    there = share > 0
     full = rows.index[rows["selection"].eq("random") & rows["fraction"].eq(1.0)]
-    whole, whole_drawn = _by_class(correct[full], y, n_classes, True)
+    whole = _by_class(correct[full], y, n_classes, True)
+    share = np.bincount(y, minlength=n_classes) / len(y)
     for (selection, fraction, k), group in rows.groupby(["selection", "fraction", "n_neurons"], sort=False):
-        own, drawn = _by_class(correct[group.index], y, n_classes, selection != "every")
-        mean, means = own[there] @ share[there], drawn[:, there] @ share[there]
-        quantities = {"accuracy": (mean, means)}
-        if group["eval_set"].iloc[0] == "test" and selection in ("random", "first"):
-            for name, measure in INEQUALITY.items():
-                value, values = measure(own[there]), measure(drawn[:, there])
-                even = measure(even_drop(whole[there], own[there].mean()))
-                evens = measure(even_drop(whole_drawn[:, there], drawn[:, there].mean(axis=1)))
-                excess = values - evens
-                quantities[name] = value, values
-                quantities[f"{name}_excess"] = 2 * (value - even) - excess.mean(), excess
-        for name, (mean, draws) in quantities.items():
-            centre = draws.mean() if name.endswith("_excess") else mean
-            found.append((name, selection, fraction, k, mean, _deviations(draws, centre)))
+        part = _by_class(correct[group.index], y, n_classes, selection != "every")
+        uneven = group["eval_set"].iloc[0] == "test" and selection in ("random", "first")
+        for name, (mean, draws) in quantities(part, whole, share, uneven).items():
+            found.append((name, selection, fraction, k, mean, draws))
     table = pd.DataFrame(found, columns=["quantity", "selection", "fraction", "n_neurons", "mean", "draws"])
     same = rows.iloc[0][["model", "dataset", "eval_set", "solver", "features"]].to_dict()
     return table.assign(**same)[list(COLUMNS["draws"])]
@@ -241,6 +230,24 @@ def _by_class(correct: np.ndarray, y: np.ndarray, n_classes: int, of_seeds: bool
     hits = np.bincount(y, weights=correct.mean(axis=0), minlength=n_classes)
     own = hits / np.where(counts > 0, counts, np.nan)
     return own, resampled_accuracy(correct, y, n_classes, of_seeds=of_seeds)
+
+
+def quantities(part: tuple, whole: tuple, share: np.ndarray, uneven: bool) -> dict[str, tuple[float, np.ndarray]]:
+    """Return the quantities of "draws", each a mean and deviations from it.
+
+    `part` and `whole` are per-class accuracies [C] and resampled ones [draws, C], `share` [C] is each class's share of
+    the images. With `uneven`, inequality over classes is among them.
+    """
+    there = share > 0
+    (own, drawn), (full, full_drawn) = ((values[there], draws[:, there]) for values, draws in (part, whole))
+    found = {"accuracy": (own @ share[there], drawn @ share[there])}
+    for name, measure in INEQUALITY.items() if uneven else ():
+        found[name] = measure(own), measure(drawn)
+        even, evens = even_drop(full, own.mean()), even_drop(full_drawn, drawn.mean(axis=1))
+        excess = measure(drawn) - measure(evens)
+        found[f"{name}_excess"] = 2 * (measure(own) - measure(even)) - excess.mean(), excess
+    centred = {name: draws.mean() if name.endswith("excess") else mean for name, (mean, draws) in found.items()}
+    return {name: (float(mean), _deviations(draws, centred[name])) for name, (mean, draws) in found.items()}
 
 
 def _deviations(draws: np.ndarray, mean: float) -> np.ndarray:

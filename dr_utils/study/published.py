@@ -54,7 +54,7 @@ def published_tables(profile: Profile) -> tuple[dict[str, pd.DataFrame], list[st
         found["cka"].append(cka)
         found["redundancy"].append(redundancy_table(accuracy, pd.concat([cka, whole]), profile.deltas))
     tables = {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
-    tables |= {name: pd.DataFrame(columns=list(COLUMNS[name])) for name in ("per_class", "fairness", "cka_draws")}
+    tables |= {name: pd.DataFrame(columns=list(COLUMNS[name])) for name in COLUMNS if name not in tables}
     tables["networks"] = NETWORKS.loc[list(dict.fromkeys(n for n, _ in cells))].drop(columns=["accuracy", "part_whole"])
     sets = [(task, name) for task in dict.fromkeys(t for _, t in cells) for name in profile.tasks[task].eval_sets]
     resolution = [profile.tasks[task].resolution for task, _ in sets]

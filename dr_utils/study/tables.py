@@ -1,4 +1,4 @@
-"""The tables of a run: put together from its cells, written as CSV, and read again."""
+"""The tables of a run: put together from its cells, written, and read again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ from dr_utils.profiles import Profile
 from dr_utils.study.cell import COLUMNS
 
 _CARD = ("title", "width", "family", "training", "upstream", "kind", "side", "source", "licence", "top1")
-# Where an empty field is a missing number; elsewhere it is an empty name: a CKA row has no solver.
-_NUMBERS = {name: [""] for name in ("cka", "mean", "std", "low", "high", "expected", "r", "top1", "side")}
+_NUMBERS = {name: [""] for name in ("top1", "side")}  # where an empty field of a CSV is no number, not an empty name
+
+
+def table_path(folder: str | Path, name: str) -> Path:
+    """Return where a table is: what is measured, row by row, as parquet; what is read by eye as CSV."""
+    return Path(folder) / f"{name}.{'parquet' if name in COLUMNS else 'csv'}"
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, atomically, floats to their last digit; one that is the same keeps its time."""
-    content = table.to_csv(index=False, lineterminator="\n").encode()
+    """Write a table as CSV or parquet, atomically; one that is the same keeps its time."""
+    if path.suffix == ".parquet":
+        content = table.to_parquet(index=False, compression="zstd")
+    else:
+        content = table.to_csv(index=False, lineterminator="\n").encode()
     if not path.is_file() or path.read_bytes() != content:
         with store.atomic_path(path) as part:
             part.write_bytes(content)
@@ -29,16 +36,18 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 def read_tables(folder: str | Path, names: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:
     """Read the tables in a folder such as outputs/mini/tables, by default all; ValueError if there are none."""
-    paths = sorted(Path(folder).glob("*.csv")) if names is None else [Path(folder) / f"{name}.csv" for name in names]
-    if not paths:
+    found = [path.stem for path in sorted(Path(folder).iterdir()) if path.suffix in (".csv", ".parquet")]
+    if not found:
         raise ValueError(f"no tables in {folder}; run ./run_all.sh (or Study(...).run()) first.")
-    return {path.stem: pd.read_csv(path, keep_default_na=False, na_values=_NUMBERS) for path in paths}
+    paths = [table_path(folder, name) for name in (found if names is None else names)]
+    return {path.stem: pd.read_parquet(path) if path.suffix == ".parquet" else
+            pd.read_csv(path, keep_default_na=False, na_values=_NUMBERS) for path in paths}  # fmt: skip
 
 
 def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], **about) -> dict[str, pd.DataFrame]:
     """Write tables, and to about.json what they are made of; return them as anybody reads them."""
     for name, table in tables.items():
-        write_table(table, folder / f"{name}.csv")
+        write_table(table, table_path(folder, name))
     with store.atomic_path(folder / "about.json") as part:
         part.write_text(json.dumps({**about, "files": _hashes(folder, tables)}, indent=1, sort_keys=True) + "\n")
     return read_tables(folder, tables)
@@ -61,7 +70,7 @@ def noted_in(folder: Path) -> dict:
 
 
 def _hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    paths = [folder / f"{name}.csv" for name in names]
+    paths = [table_path(folder, name) for name in names]
     return {path.stem: store.sha256_of(path) for path in paths if path.is_file()}
 
 

@@ -14,7 +14,7 @@ from dr_utils.models import Network, check_network, load_model
 from dr_utils.probes import fit_probes
 from dr_utils.profiles import Profile
 from dr_utils.progress import clock, progress
-from dr_utils.subsets import n_neurons, random_subsets
+from dr_utils.subsets import every_subset, n_neurons, random_subsets
 
 
 def estimate(profile: Profile, *, device: str = "auto") -> pd.DataFrame:
@@ -56,7 +56,9 @@ def count(profile: Profile, network: Network, task: str) -> dict:
     n_train, n_eval = sizes.train or card.splits["train"], sum(sizes.test or card.splits[s] for s in sizes.eval_sets)
     # Views are stored beside the plain features, which PCA, CKA and ridge see; fresh ones are not.
     views = kind["views"] if isinstance(kind, dict) else 0
-    lengths = [n_neurons(width, f) for fractions in cell.selections.values() for f in fractions] * len(cell.seeds)
+    sampled = [fractions for selection, fractions in cell.selections.items() if selection != "every"]
+    lengths = [n_neurons(width, f) for fractions in sampled for f in fractions] * len(cell.seeds)
+    lengths += map(len, every_subset(width)) if "every" in cell.selections else []
     return {
         "network": network.card.name,
         "task": task,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from dr_utils.probes import fit_probes
 from dr_utils.profiles import CKA, CellSpec, Probe, Profile
 from dr_utils.redundancy import diffused_redundancy
 from dr_utils.study import Study, read_tables
-from dr_utils.study.cell import COLUMNS, compute_cell, redundancy_table
+from dr_utils.study.cell import COLUMNS, compute_cell, draws_table, redundancy_table
 from dr_utils.subsets import fit_projection, random_subsets
 
 FRACTIONS = [0.05, 0.2, 0.5, 1.0]
@@ -358,3 +359,83 @@ def test_a_layer_that_never_answers_right_has_no_redundancy_by_probe():
     probes = pd.DataFrame(rows, columns=["eval_set", "selection", "fraction", "seed", "accuracy", "solver", "features"])
     probes = probes.assign(model="m", dataset="d")
     assert redundancy_table(probes, pd.DataFrame(columns=list(COLUMNS["cka"])), [0.9]).empty
+
+
+# ---- fewer classes, every subset
+
+
+def test_fewer_classes_are_the_same_images_measured_alone(profile, tiny):
+    asked = {"tasks": {"digits": [2, 5]}, "networks": ["tiny_a"], "parts": 2}
+    wanted = Profile.model_validate(profile.model_dump() | {"fewer_classes": asked})
+    study = Study(wanted, out=tiny, device="cpu")
+    found = study.run()["fewer_classes"]
+    assert len(found) == 2 * 2 * 2 and set(found.model) == {"tiny_a"}
+    assert found.classes.nunique() == 4 and (found.classes.str.count(", ") + 1 == found.n_classes).all()
+    row = found.query("n_classes == 5 and part == 2 and delta == 0.9").iloc[0]
+    chosen = [study.task("digits", "train").classes.index(name) for name in row.classes.split(", ")]
+    splits = []
+    for split in ("train", "test"):
+        given = study.features("tiny_a", "digits", split)
+        kept = np.isin(given.y, chosen)
+        splits += [given.x[kept], np.array([chosen.index(label) for label in given.y[kept]])]
+    subsets = [s for f in FRACTIONS for s in random_subsets(160, f, [1, 2, 3])]
+    accuracy = fit_probes(*splits, subsets, seed=[1, 2, 3] * 4, epochs=6, step_epochs=2).accuracy.reshape(4, 3)
+    expected = diffused_redundancy(FRACTIONS, accuracy, accuracy[-1], 0.9, rule="crossing")
+    assert row.dr == pytest.approx(expected, abs=1e-6) and row.low <= row.dr <= row.high
+    again = Study(wanted, out=tiny, device="cpu")
+    again.features = None  # nothing is to be measured twice
+    pd.testing.assert_frame_equal(again.run()["fewer_classes"], found)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [({"digit": [2]}, "unknown task of fewer_classes 'digit'"), ({"digits": [10]}, "fewer than its 10 classes; got")],
+)
+def test_fewer_classes_that_cannot_be_are_refused(profile, tiny, tasks, message):
+    wrong = Profile.model_validate(profile.model_dump() | {"fewer_classes": {"tasks": tasks}})
+    with pytest.raises(ValueError, match=message):
+        Study(wrong, out=tiny, device="cpu")
+
+
+def test_every_subset_gives_equation_1_itself():
+    """The mean over all subsets of a size, found here one by one, and its first size that keeps 90 %."""
+    rng = np.random.default_rng(5)
+    centres = rng.normal(size=(3, 4))
+
+    def split(n):
+        y = np.arange(n) % 3
+        return Features(np.maximum(centres[y] + rng.normal(size=(n, 4)), 0).astype(np.float32), y, "", {})
+
+    train, test = split(150), split(300)
+    spec = CellSpec(seeds=[4, 5], deltas=[0.9], probe=Probe(epochs=5, batch_size=32), cka=CKA(estimators=["biased"]),
+                    selections={"random": [0.5, 1.0], "every": [1.0]})  # fmt: skip
+    tables, _ = compute_cell("m", "d", train, {"test": test}, ["a", "b", "c"], spec)
+    rows = tables["probes"].query("selection == 'every'")
+    assert rows.groupby("n_neurons").size().to_dict() == {1: 4, 2: 6, 3: 4, 4: 1}
+    every = [np.array(s) for k in range(1, 5) for s in combinations(range(4), k)]
+    alone = fit_probes(train.x, train.y, test.x, test.y, every, seed=4, epochs=5, batch_size=32).accuracy
+    np.testing.assert_allclose(rows.accuracy, alone, atol=1e-12)
+    mean = pd.Series(alone).groupby([len(s) for s in every]).mean()
+    first = next(k for k in range(1, 5) if mean[k] >= 0.9 * mean[4])
+    exact = tables["redundancy"].query("rule == 'exact'")
+    assert exact.dr.tolist() == [1 - first / 4] and (exact.low <= exact.dr).all() and (exact.dr <= exact.high).all()
+
+
+def test_every_subset_of_a_wide_layer_is_refused_before_long_work(profile, tiny, monkeypatch):
+    wide = Profile.model_validate(
+        profile.model_dump() | {"selections": [{"selection": "random"}, {"selection": "every"}]}
+    )
+    monkeypatch.setattr(study_module, "extract", lambda *_, **__: pytest.fail("extracted"))
+    with pytest.raises(ValueError, match="a layer of 160 neurons has too many subsets"):
+        Study(wide, out=tiny, device="cpu").run()
+
+
+def test_networks_see_the_same_resamples():
+    """Two networks that are right on the same images differ by nothing in any draw."""
+    y, rng = np.repeat([0, 1], 40), np.random.default_rng(0)
+    correct = rng.random((6, 80)) < 0.7
+    rows = pd.DataFrame({"fraction": [0.5] * 3 + [1.0] * 3, "n_neurons": [1] * 3 + [2] * 3, "seed": [1, 2, 3] * 2})
+    rows = rows.assign(selection="random", dataset="d", eval_set="test", solver="sgd", features="raw")
+    a, b = (draws_table(rows.assign(model=name), correct, y, 2) for name in "ab")
+    np.testing.assert_array_equal(np.stack(a.draws), np.stack(b.draws))
+    assert {"accuracy", "gini", "gini_excess"} <= set(a.quantity) and np.stack(a.draws).std() > 0

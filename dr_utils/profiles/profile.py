@@ -172,6 +172,14 @@ class Extraction(Part):
     normalisation: Literal["own", "published"] = "own"
 
 
+class FewerClasses(Part):
+    """The same images with fewer of their classes: how many classes, by task, each for `parts` draws of them."""
+
+    tasks: Annotated[dict[str, list[Annotated[int, Field(ge=2)]]], Some]
+    networks: Names = "all"
+    parts: Count = 3
+
+
 class CellSpec(Part):
     """What is measured in one cell, a network on a task: together with its features this decides every number.
 
@@ -209,6 +217,7 @@ class Profile(Part):
     probe: Probe = Probe()
     cka: CKA = CKA()
     extraction: Extraction = Extraction()
+    fewer_classes: FewerClasses | None = None
 
     @model_validator(mode="after")
     def _measures_full_layers(self) -> Profile:
@@ -229,6 +238,13 @@ class Profile(Part):
             if _named(network, entry.networks) and _named(task, entry.tasks):
                 chosen.setdefault(entry.selection, set()).update(entry.fractions or self.fractions)
         return {selection: sorted(fractions) for selection, fractions in chosen.items()}
+
+    def fewer(self, network: str, task: str) -> list[tuple[int, int]]:
+        """Return (number of classes, part) of what is measured with fewer classes on one cell."""
+        asked = self.fewer_classes
+        if asked is None or not _named(network, asked.networks):
+            return []
+        return [(n, part) for n in asked.tasks.get(task, ()) for part in range(1, asked.parts + 1)]
 
     def spec(self, network: str, task: str) -> CellSpec:
         """Return what is measured in a cell, the task's exceptions included."""
@@ -253,6 +269,12 @@ class Profile(Part):
             for name in tasks if tasks != "all" else []:
                 if name not in cards:
                     raise unknown("task", name, cards)
+        for name, sizes in (self.fewer_classes.tasks if self.fewer_classes else {}).items():
+            if name not in self.tasks:
+                raise unknown("task of fewer_classes", name, self.tasks)
+            if max(sizes) >= cards[name].n_classes:
+                least = f"expected fewer than its {cards[name].n_classes} classes"
+                raise ValueError(f"fewer_classes.tasks.{name}: {least}; got {sizes}.")
         for name, task in self.tasks.items():
             for eval_set in set(task.eval_sets) - set(cards[name].splits):
                 raise unknown(f"evaluation set of {name}", eval_set, set(cards[name].splits) - {"train"})

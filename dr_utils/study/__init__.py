@@ -22,7 +22,7 @@ from dr_utils.models.cards import file_hash, missing_weights
 from dr_utils.profiles import Profile, load_profile
 from dr_utils.progress import progress
 from dr_utils.store import AssetError
-from dr_utils.study import published
+from dr_utils.study import fewer, published
 from dr_utils.study.cell import VERSION, compute_cell
 from dr_utils.study.tables import (
     noted_in,
@@ -155,7 +155,9 @@ class Study:
         keys = self._keys()
         wanted = [(n, t) for n, t in keys if n in networks and t in tasks]
         done = {cell: key for cell, key in keys.items() if key and store.path_of("cells", key).is_file()}
-        if done.keys() >= set(wanted) and (again := read_again(self.tables_folder, self._about_tables(done))):
+        planned = fewer.plan(self, [cell for cell in self.profile.cells() if cell in done or cell in wanted])
+        complete = done.keys() >= set(wanted) and not fewer.missing(planned)
+        if complete and (again := read_again(self.tables_folder, self._about_tables(done))):
             tables, self.notes = again
             return tables
         found = {cell: store.read("cells", key) for cell, key in done.items()}
@@ -178,6 +180,8 @@ class Study:
         found = {cell: found[cell] for cell in keys if found.get(cell)}
         cards = {name: self.network(name).card for name, _ in found}
         tables, self.notes = tables_of(self.profile, found, cards, available_tasks())
+        if planned:
+            tables["fewer_classes"] = fewer.table(self, planned)
         about = self._about_tables({cell: keys[cell] for cell in found})
         return write_tables(self.tables_folder, tables, notes=self.notes, **about)
 
@@ -228,7 +232,7 @@ class Study:
         digest = identity(task, split, **self._drawn(task, split))
         return features_key(self.network(network), digest, **self._extraction(network, task))
 
-    def _made_of(self, network: str, task: str) -> dict:
+    def made_of(self, network: str, task: str) -> dict:
         """Return what decides a cell's numbers: neither images nor weights are needed to know it."""
         return {
             "version": VERSION,
@@ -249,14 +253,14 @@ class Study:
             try:
                 if (card := PAPER.get(split_layer(cell[0])[0])) is not None:
                     file_hash(card, fetch=False)  # to ask what is missing fetches nothing
-                keys[cell] = store.key_of(self._made_of(*cell))
+                keys[cell] = store.key_of(self.made_of(*cell))
             except AssetError:
                 keys[cell] = known.get("/".join(cell))
         return keys
 
     def _compute(self, network: str, task: str) -> str:
         """Compute and store a cell; return its key."""
-        made_of, spec = self._made_of(network, task), self.profile.spec(network, task)
+        made_of, spec = self.made_of(network, task), self.profile.spec(network, task)
         evals = {split: self.features(network, task, split) for split in self._splits(task)}
         sizes = {split: len(features.y) for split, features in evals.items()}
         train, classes = evals.pop("train"), self.task(task, "train").classes

@@ -164,6 +164,10 @@ def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *
     Beside it "cka_draws": mean, standard deviation and 5 and 95 % quantiles over `DRAWS` subsets, or half as many pairs
     of them; what `subset_cka_law` expects; and the layer's r.
     """
+    if not spec.cka.estimators:
+        return {"cka_resampled": None} | {
+            name: pd.DataFrame(columns=list(COLUMNS[name])) for name in ("cka", "cka_draws")
+        }
     width, seeds = x.shape[1], spec.seeds
     statistics = CKAStatistics(width, estimators=spec.cka.estimators, device=device or "cpu")
     for start in range(0, len(x), _CKA_BATCH):

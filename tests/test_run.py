@@ -15,12 +15,15 @@ from datetime import date
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from dr_utils import run as runner
 from dr_utils.report import DONE
 from dr_utils.run.notebooks import VERSIONS, is_finished, notebook_key
+from dr_utils.study.cell import COLUMNS
+from dr_utils.study.tables import write_tables
 
 PARAMETERS = 'profile = "mini"\nout = ""\ndevice = "auto"'
 
@@ -356,5 +359,23 @@ def test_claims_are_counted(finished, capsys):
         "P5,Fig 1b,adv > std,nothing measured,no data,no such network\n"
     )
     runner.summary([], run, [])
-    counted = "3 claims, 1 hold, 1 differ, 0 were measured but stay open, and for 1 nothing was measured."
+    counted = "3 claims, 1 hold, 1 differ, 0 were measured but stay open, and for 1 data are lacking."
     assert counted in capsys.readouterr().out
+
+
+def test_a_run_is_compared_with_the_results_that_came_with_the_suite(tmp_path):
+    def tables(name, dr, verdict):
+        rows = [("m", "d", "probe", rule, delta, value, value - 0.1, value + 0.1, "sgd", "raw", "")
+                for rule in ("first", "crossing") for delta, value in ((0.8, 0.1), (0.9, dr))]  # fmt: skip
+        claims = pd.DataFrame({"claim": ["P1", "P2"], "verdict": [verdict, "holds"]})
+        write_tables(
+            tmp_path / name, {"redundancy": pd.DataFrame(rows, columns=COLUMNS["redundancy"]), "claims": claims}
+        )
+        return tmp_path / name
+
+    shipped = tables("shipped", 0.5, "holds")
+    said = runner.beside_shipped(tables("near", 0.55, "open"), shipped)
+    assert "DR(0.9) of 1 curves differs by +0.050 on average and 0.050 at most" in said
+    assert "interval for 1. Other verdicts: P1 (open, there holds)." in said
+    assert "interval for 0. Other verdicts: none." in runner.beside_shipped(tables("far", 0.8, "holds"), shipped)
+    assert runner.beside_shipped(shipped, shipped) == runner.beside_shipped(tmp_path, shipped) == ""

@@ -17,14 +17,16 @@ from dr_utils import claims
 from dr_utils.checks import short
 from dr_utils.claims.view import View
 from dr_utils.fetch import data_dir
-from dr_utils.profiles import PROFILES, REFERENCE_NOTEBOOKS, find_profile
+from dr_utils.profiles import CHECKOUT, PROFILES, REFERENCE_NOTEBOOKS, find_profile
 from dr_utils.progress import clock
 from dr_utils.readme import counts
 from dr_utils.report import write_report
 from dr_utils.run.notebooks import NOTEBOOKS, Execution, Run, computes, find_notebooks, read_parameters, run_notebooks
 from dr_utils.run.options import parse
 from dr_utils.store import sha256_of
-from dr_utils.study import Study, table_path, write_table
+from dr_utils.study import Study, read_tables, table_path, write_table
+
+SHIPPED = CHECKOUT / "outputs" / "full" / "tables"
 
 
 def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
@@ -98,6 +100,29 @@ def measure(run: Run) -> dict[str, str]:
     return {name: sha256_of(table_path(study.tables_folder, name)) for name in tables | judged}
 
 
+def beside_shipped(folder: Path, shipped: Path = SHIPPED) -> str:
+    """Say how a run's tables compare with those that come with the suite; "" where they have nothing in common."""
+    if folder.resolve() == shipped or not all(table_path(f, "redundancy").is_file() for f in (folder, shipped)):
+        return ""
+    keys, found = ["model", "dataset", "solver", "features"], []
+    for tables in (folder, shipped):
+        rows = read_tables(tables, ["redundancy"])["redundancy"].query("task == 'probe' and rule == 'crossing'")
+        found.append(rows[(rows["delta"] - 0.9).abs() < 1e-6])
+    both = found[0].merge(found[1], on=keys, suffixes=("", "_shipped"))
+    if both.empty:
+        return ""
+    gap = both["dr"] - both["dr_shipped"]
+    inside = both["dr_shipped"].between(both["low"], both["high"]).sum()
+    claims = (read_tables(tables, ["claims"])["claims"].set_index("claim")["verdict"] for tables in (folder, shipped))
+    verdicts = pd.concat(claims, axis=1, join="inner", keys=["ours", "theirs"]).query("ours != theirs")
+    other = [f"{name} ({row.ours}, there {row.theirs})" for name, row in verdicts.iterrows()]
+    return (
+        f"Beside {shipped.parent}, which came with the suite: DR(0.9) of {len(both)} curves differs by "
+        f"{gap.mean():+.3f} on average and {gap.abs().max():.3f} at most, and is in this run's interval for {inside}. "
+        f"Other verdicts: {', '.join(other) or 'none'}."
+    )
+
+
 def summary(executions: Sequence[Execution], run: Run, names: Sequence[str]) -> str:
     """Say how each notebook went, count the claims' verdicts and write the report; return the last line."""
     print(f"\nprofile {run.profile.name}, results in {run.folder}:")
@@ -108,6 +133,8 @@ def summary(executions: Sequence[Execution], run: Run, names: Sequence[str]) -> 
     table = run.folder / "tables" / "claims.csv"
     if table.is_file():
         print(counts(pd.read_csv(table, keep_default_na=False)))
+    if beside := beside_shipped(table.parent):
+        print(beside)
     if table.parent.is_dir() and any(table.parent.iterdir()):
         print(f"report (all on one page): {write_report(run.folder, names)}")
     failed = sum(execution.status == "failed" for execution in executions)

@@ -155,9 +155,9 @@ class Study:
         keys = self._keys()
         wanted = [(n, t) for n, t in keys if n in networks and t in tasks]
         done = {cell: key for cell, key in keys.items() if key and store.path_of("cells", key).is_file()}
-        planned = fewer.plan(self, [cell for cell in self.profile.cells() if cell in done or cell in wanted])
-        complete = done.keys() >= set(wanted) and not fewer.missing(planned)
-        if complete and (again := read_again(self.tables_folder, self._about_tables(done))):
+        # Tables suffice: those that came with the suite have no cells in this machine's store.
+        tabled = self._tabled(keys)
+        if tabled.keys() >= {*done, *wanted} and (again := read_again(self.tables_folder, self._about_tables(tabled))):
             tables, self.notes = again
             return tables
         found = {cell: store.read("cells", key) for cell, key in done.items()}
@@ -180,15 +180,22 @@ class Study:
         found = {cell: found[cell] for cell in keys if found.get(cell)}
         cards = {name: self.network(name).card for name, _ in found}
         tables, self.notes = tables_of(self.profile, found, cards, available_tasks())
-        if planned:
+        if planned := fewer.plan(self, found):
             tables["fewer_classes"] = fewer.table(self, planned)
         about = self._about_tables({cell: keys[cell] for cell in found})
-        return write_tables(self.tables_folder, tables, notes=self.notes, **about)
+        return write_tables(self.tables_folder, tables, device=self.device, notes=self.notes, **about)
 
     def missing(self) -> list[Cell]:
         """Return the cells (network, task) of the profile that are still to be computed."""
         keys = {} if self.profile.reference else self._keys()
-        return [cell for cell, key in keys.items() if not (key and store.path_of("cells", key).is_file())]
+        tabled = self._tabled(keys)
+        return [cell for cell, key in keys.items()
+                if cell not in tabled and not (key and store.path_of("cells", key).is_file())]  # fmt: skip
+
+    def _tabled(self, keys: dict[Cell, str | None]) -> dict[Cell, str]:
+        """Return the cells that the tables in the folder hold as they are now."""
+        noted = noted_in(self.tables_folder).get("cells", {})
+        return {cell: key for cell, key in keys.items() if key and key == noted.get("/".join(cell))}
 
     def about(self, network: str, task: str) -> dict | None:
         """Return what a finished cell was computed from (features, spec) and its notes; None if it is still to do."""
@@ -281,4 +288,4 @@ class Study:
         tasks = [(t, card.title, card.source) for t, card in available_tasks().items() if t in self.profile.tasks]
         cards = {"networks": [asdict(self.network(n).card) for n, _ in keys], "tasks": tasks}
         return {"profile": self.profile.fingerprint(), "cells": {"/".join(cell): key for cell, key in keys.items()},
-                "cards": store.key_of(cards)}  # fmt: skip
+                "cards": store.key_of(cards), "fewer_classes": list(fewer.plan(self, keys))}  # fmt: skip

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 
 from dr_utils import store
+from dr_utils.device import hardware_name
 from dr_utils.models import NetworkCard
 from dr_utils.profiles import Profile
 from dr_utils.study.cell import COLUMNS
@@ -44,19 +47,24 @@ def read_tables(folder: str | Path, names: Iterable[str] | None = None) -> dict[
             pd.read_csv(path, keep_default_na=False, na_values=_NUMBERS) for path in paths}  # fmt: skip
 
 
-def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], **about) -> dict[str, pd.DataFrame]:
-    """Write tables, and to about.json what they are made of; return them as anybody reads them."""
+def write_tables(
+    folder: Path, tables: Mapping[str, pd.DataFrame], *, device: str = "cpu", **about
+) -> dict[str, pd.DataFrame]:
+    """Write tables, and to about.json what they are made of, when and where; return them as anybody reads them."""
     for name, table in tables.items():
         write_table(table, table_path(folder, name))
+    versions = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")}
+    made = {"date": str(date.today()), "hardware": hardware_name(device), "versions": versions}
     with store.atomic_path(folder / "about.json") as part:
-        part.write_text(json.dumps({**about, "files": _hashes(folder, tables)}, indent=1, sort_keys=True) + "\n")
+        noted = {**about, "files": _hashes(folder, tables), "made": made}
+        part.write_text(json.dumps(noted, indent=1, sort_keys=True) + "\n")
     return read_tables(folder, tables)
 
 
 def read_again(folder: Path, about: dict) -> tuple[dict[str, pd.DataFrame], list[str]] | None:
     """Return the tables in a folder and their notes, if they are made of this and nobody has changed them since."""
     noted = noted_in(folder)
-    files, notes = noted.pop("files", {}), noted.pop("notes", [])
+    files, notes, _ = noted.pop("files", {}), noted.pop("notes", []), noted.pop("made", None)
     same = noted == about and files == _hashes(folder, files)
     return (read_tables(folder, files), notes) if same else None
 

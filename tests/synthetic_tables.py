@@ -11,7 +11,8 @@ import pandas as pd
 from dr_utils.fairness import coefficient_of_variation, gini
 from dr_utils.redundancy import RULES, diffused_redundancy_interval
 from dr_utils.resampling import DRAWS, resampled_mean
-from dr_utils.study.cell import COLUMNS, quantities
+from dr_utils.study.cell import COLUMNS
+from dr_utils.study.draws import quantities
 
 GRID = (0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0)
 SEEDS = (1, 2, 3, 4, 5)

@@ -18,7 +18,7 @@ from dr_utils.claims.paper_names import paper_network
 from dr_utils.claims.view import View
 from dr_utils.redundancy import diffused_redundancy
 from dr_utils.resampling import resampled_accuracy
-from dr_utils.study.cell import draws_table
+from dr_utils.study.draws import draws_table
 from dr_utils.study.tables import write_tables
 
 GRID = (0.004, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 0.9, 1.0)

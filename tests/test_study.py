@@ -20,7 +20,8 @@ from dr_utils.probes import fit_probes
 from dr_utils.profiles import CKA, CellSpec, Probe, Profile
 from dr_utils.redundancy import diffused_redundancy
 from dr_utils.study import Study, read_tables
-from dr_utils.study.cell import COLUMNS, compute_cell, draws_table, redundancy_table
+from dr_utils.study.cell import COLUMNS, compute_cell, redundancy_table
+from dr_utils.study.draws import draws_table
 from dr_utils.subsets import fit_projection, random_subsets
 
 FRACTIONS = [0.05, 0.2, 0.5, 1.0]

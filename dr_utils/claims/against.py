@@ -79,7 +79,7 @@ def against_paper(view: View) -> pd.DataFrame:
 
 def _points(view: View) -> Iterator[tuple]:
     for m, d in view.cells():
-        card, main = view.networks.loc[m], view.main_set(d)
+        card = view.networks.loc[m]
         found = view.redundancy_curve(m, d)
         if found is not None:
             values = found[["dr"]].to_numpy()
@@ -95,7 +95,7 @@ def _points(view: View) -> Iterator[tuple]:
                     continue
                 mean, std = float(curve.mean[place[0]]), float(curve.std[place[0]])
                 gap = mean - number
-                eval_set = SHIFTED if task == SHIFTED else main
+                eval_set = SHIFTED if task == SHIFTED else "test"
                 yield m, d, eval_set, quantity, at, number, mean, std, gap, gap / std if std > 0 else np.nan
 
 

@@ -31,7 +31,6 @@ UPSTREAM_SIZE = {"tinyimagenet50": 0.015, "tinyimagenet202": 0.061, "cifar10": 0
                  "imagenet100": 0.13, "imagenet1k": 1.28, "imagenet12k": 12.0, "imagenet21k": 14.2}  # fmt: skip
 PAPER_TASKS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "flowers": "Flowers", "oxford-iiit-pets": "Pets",
                "imagenet1k": "ImageNet-1k"}  # fmt: skip
-MAIN_SETS = ("test", "validation", "val")
 _CURVE = ["model", "dataset", "eval_set", "selection"]
 
 
@@ -150,15 +149,10 @@ class View:
         rows = self.tables["tasks"].to_dict("records") if "tasks" in self.tables else []
         return {(row["dataset"], row["eval_set"]): row for row in rows}
 
-    def about_task(self, dataset: str, column: str, eval_set: str | None = None) -> int | None:
+    def about_task(self, dataset: str, column: str, eval_set: str = "test") -> int | None:
         """A number of the tasks table, such as n_test or n_classes; None where it does not say."""
-        row = self._tasks.get((dataset, eval_set or self.main_set(dataset)))
+        row = self._tasks.get((dataset, eval_set))
         return int(row[column]) if row and pd.notna(row[column]) else None
-
-    def main_set(self, dataset: str) -> str:
-        """The evaluation set that belongs to the task itself."""
-        have = {key[2] for key in self._probes if key[1] == dataset}
-        return next((name for name in MAIN_SETS if name in have), "test")
 
     # ---- accuracy and similarity
 
@@ -183,11 +177,9 @@ class View:
         table, (solver, features) = self.tables.get(name), self.protocol
         return None if table is None else table[table["solver"].eq(solver) & table["features"].eq(features)]
 
-    def accuracy(
-        self, model: str, dataset: str, selection: str = "random", eval_set: str | None = None
-    ) -> Curve | None:
+    def accuracy(self, model: str, dataset: str, selection: str = "random", eval_set: str = "test") -> Curve | None:
         """Probe accuracy; None where there is none."""
-        key = (model, dataset, eval_set or self.main_set(dataset), selection)
+        key = (model, dataset, eval_set, selection)
         if key not in self._curves:
             self._curves[key] = self._curve(self._probes.get(key), "accuracy", "seed", (*key, "accuracy"))
         return self._curves[key]
@@ -242,7 +234,7 @@ class View:
 
     def per_class(self, model: str, dataset: str, fraction: float) -> pd.DataFrame | None:
         """Accuracy per class of random subsets at one fraction, a row per seed, a column per class; None if absent."""
-        rows = self._classes.get((model, dataset, self.main_set(dataset), "random"))
+        rows = self._classes.get((model, dataset, "test", "random"))
         rows = rows if rows is None else rows[close(rows["fraction"], fraction)]
         if rows is None or rows.empty:
             return None

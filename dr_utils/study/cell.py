@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from dr_utils.cka import CKAStatistics, part_part, part_whole, subset_cka_law
-from dr_utils.fairness import coefficient_of_variation, even_drop, gini
+from dr_utils.fairness import coefficient_of_variation, gini
 from dr_utils.features import Features
 from dr_utils.probes import choose_alpha, fit_probes, fit_ridge
 from dr_utils.profiles import CellSpec
 from dr_utils.redundancy import RULES, critical_fractions, diffused_redundancy_interval
-from dr_utils.resampling import resampled_accuracy, resampled_mean
+from dr_utils.resampling import resampled_mean
+from dr_utils.study.draws import DRAWS_COLUMNS, deviations, draws_table
 from dr_utils.subsets import PROJECTIONS, every_subset, first_subset, fit_projection, n_neurons, random_subsets
 
 # Part of every cell's key. Raise it when a cell's numbers change, and renew the golden numbers: tests/test_golden.py.
@@ -30,13 +31,11 @@ COLUMNS = {
     "redundancy": ("model", "dataset", "task", "rule", "delta", "dr", "low", "high", "solver", "features", "estimator"),
     "fairness": ("model", "dataset", "selection", "fraction", "accuracy", "gini", "coefficient_of_variation",
                  "solver", "features"),
-    "draws": ("model", "dataset", "eval_set", "quantity", "selection", "fraction", "n_neurons", "mean", "draws",
-              "solver", "features"),
+    "draws": DRAWS_COLUMNS,
 }  # fmt: skip
 WHOLE = -1  # in place of a second seed: CKA with the whole layer
 PAIRED_SEEDS = 5  # part and part are compared for pairs of the first five seeds, as in Fig. 2
 DRAWS, FIRST_DRAW = 500, 10_001  # random subsets of each size for "cka_draws", by seeds apart from those of profiles
-INEQUALITY = {"gini": gini, "coefficient_of_variation": coefficient_of_variation}
 _CKA_BATCH = 4096  # images per update of the Gram matrices: large enough for fast products, small enough for any memory
 
 
@@ -199,64 +198,11 @@ def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *
                 # Where CKA is undefined no similarity was shown.
                 whole = np.nan_to_num(found[1])
                 keys = ("test", "cka", "random", f, k)
-                resampled.append((*keys, whole.mean(), _deviations(resampled_mean(whole), whole.mean()), "", ""))
+                resampled.append((*keys, whole.mean(), deviations(resampled_mean(whole), whole.mean()), "", ""))
     found = {"cka": rows, "cka_draws": drawn, "draws": resampled}
     tables = {name: pd.DataFrame([(model, dataset, *row) for row in rows], columns=list(COLUMNS[name]))
               for name, rows in found.items()}  # fmt: skip
     return tables | {"cka_resampled": tables.pop("draws")}
-
-
-def draws_table(rows: pd.DataFrame, correct: np.ndarray, y: np.ndarray, n_classes: int) -> pd.DataFrame:
-    """Return "draws" for the probes of one solver on one evaluation set, of which `correct` [rows, n] says all.
-
-    `mean` is over seeds; `draws` holds by how much each resample of seeds and images (`resampled_accuracy`) departs
-    from it, or for an excess from the mean of all. On the test set the inequality over classes is drawn beside
-    accuracy, and its excess over that of an even drop: twice the estimate less the mean of its draws, since few images
-    per class look like inequality.
-    """
-    found = []
-    full = rows.index[rows["selection"].eq("random") & rows["fraction"].eq(1.0)]
-    whole = _by_class(correct[full], y, n_classes, True)
-    share = np.bincount(y, minlength=n_classes) / len(y)
-    for (selection, fraction, k), group in rows.groupby(["selection", "fraction", "n_neurons"], sort=False):
-        part = _by_class(correct[group.index], y, n_classes, selection != "every")
-        uneven = group["eval_set"].iloc[0] == "test" and selection in ("random", "first")
-        for name, (mean, draws) in quantities(part, whole, share, uneven).items():
-            found.append((name, selection, fraction, k, mean, draws))
-    table = pd.DataFrame(found, columns=["quantity", "selection", "fraction", "n_neurons", "mean", "draws"])
-    same = rows.iloc[0][["model", "dataset", "eval_set", "solver", "features"]].to_dict()
-    return table.assign(**same)[list(COLUMNS["draws"])]
-
-
-def _by_class(correct: np.ndarray, y: np.ndarray, n_classes: int, of_seeds: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return per-class accuracies [C] over all seeds, and resampled [draws, C]; NaN for classes without images."""
-    counts = np.bincount(y, minlength=n_classes).astype(float)
-    hits = np.bincount(y, weights=correct.mean(axis=0), minlength=n_classes)
-    own = hits / np.where(counts > 0, counts, np.nan)
-    return own, resampled_accuracy(correct, y, n_classes, of_seeds=of_seeds)
-
-
-def quantities(part: tuple, whole: tuple, share: np.ndarray, uneven: bool) -> dict[str, tuple[float, np.ndarray]]:
-    """Return the quantities of "draws", each a mean and deviations from it.
-
-    `part` and `whole` are per-class accuracies [C] and resampled ones [draws, C], `share` [C] is each class's share of
-    the images. With `uneven`, inequality over classes is among them.
-    """
-    there = share > 0
-    (own, drawn), (full, full_drawn) = ((values[there], draws[:, there]) for values, draws in (part, whole))
-    found = {"accuracy": (own @ share[there], drawn @ share[there])}
-    for name, measure in INEQUALITY.items() if uneven else ():
-        found[name] = measure(own), measure(drawn)
-        even, evens = even_drop(full, own.mean()), even_drop(full_drawn, drawn.mean(axis=1))
-        excess = measure(drawn) - measure(evens)
-        found[f"{name}_excess"] = 2 * (measure(own) - measure(even)) - excess.mean(), excess
-    centred = {name: draws.mean() if name.endswith("excess") else mean for name, (mean, draws) in found.items()}
-    return {name: (float(mean), _deviations(draws, centred[name])) for name, (mean, draws) in found.items()}
-
-
-def _deviations(draws: np.ndarray, mean: float) -> np.ndarray:
-    """Return draws less their mean, small numbers that float16 holds to three digits."""
-    return (draws - mean).astype(np.float16)
 
 
 def redundancy_table(

@@ -32,7 +32,7 @@ DATASETS = {
     ("imagenet1k", "imagenetv2"): "imagenetv2",
 }  # fmt: skip
 TABLE1 = {"cifar10": (0.9, 0.8), "pets": (0.9, 0.8), "cifar100": (0.5, 0.5), "flowers": (0.2, 0.2)}  # nearest, first
-FIGURES = ("fig01_prevalence", *(f"fig{name}_imagenet" for name in (
+FIGURES = ("fig01_prevalence", "adversarial_redundancy", *(f"fig{name}_imagenet" for name in (
     "03_architectures", "10_architectures_redundancy", "13_architectures_by_neurons")))  # fmt: skip
 
 

@@ -24,7 +24,7 @@ KINDS = ("imagenet", "small")
 WITHOUT_CLAIMS = ("00_start_here", "08_your_own_model", "09_small_networks")
 FIGURES = {
     "00_start_here": [],
-    "01_prevalence": ["fig01_prevalence"],
+    "01_prevalence": ["fig01_prevalence", "adversarial_redundancy"],
     "02_random_subset_cka": [f"{n}_{k}" for n in ("fig02_random_subset_cka", "fig08_part_whole_cka") for k in KINDS],
     "03_architectures": [
         "fig04_upstream_data", "layers_accuracy", "layers_redundancy",

@@ -20,6 +20,7 @@ from dr_utils.explore.charts import strokes
 from dr_utils.explore.explorer import FIRST_SEED
 from dr_utils.explore.sliding import HEADLESS, or_table, per_cent, stops
 from dr_utils.features import Features
+from dr_utils.redundancy import RULES
 from dr_utils.subsets import random_subsets
 
 NARROW_GRID = (0.125, 0.25, 0.5, 1.0)
@@ -132,7 +133,7 @@ def test_every_stop_shows_the_tables_numbers(make, tables):
     assert [value for _, value in widget.delta.options] == sorted(set(tables["redundancy"].delta))
     for _, delta in widget.delta.options:
         widget.delta.value = delta
-        rules = [redundancy.loc[(rule, delta), ["dr", "low", "high"]].to_list() for rule in ("first", "nearest")]
+        rules = [redundancy.loc[(rule, delta), ["dr", "low", "high"]].to_list() for rule in RULES]
         said = " ".join("{:.3f} [{:.2f}, {:.2f}]".format(*rule) for rule in rules)
         assert text(widget.readout.value).endswith(said)
         height = delta * accuracy.mean()[1.0]

@@ -8,6 +8,9 @@ import numpy as np
 
 # A standard deviation over so many draws is known to 1 / sqrt(2 * 200) = 5 %.
 DRAWS = 200
+GROUPS = (
+    20  # of test images, each left out once, where a number is too dear to be drawn again (a delete-a-group jackknife)
+)
 
 
 def resampled_accuracy(correct, y, n_classes: int, *, of_seeds: bool = True) -> np.ndarray:
@@ -45,10 +48,11 @@ def resampled_accuracy(correct, y, n_classes: int, *, of_seeds: bool = True) -> 
     return found
 
 
-def resampled_mean(values) -> np.ndarray:
-    """Return `DRAWS` means of resampled values [n], the same positions for every list of this length."""
+def resampled_mean(values, *, stream: int = 0) -> np.ndarray:
+    """Return `DRAWS` means [..., draws] of resampled values [..., n]: the same positions for every n and stream."""
     values = np.asarray(values, dtype=np.float64)
-    return values @ _weights(len(values), len(values) - 1, len(values))
+    n = values.shape[-1]
+    return values @ _weights(n, n - 1, stream or n)
 
 
 @lru_cache(maxsize=2048)

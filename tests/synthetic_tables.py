@@ -194,7 +194,8 @@ def _resampled(tables, many):
         parts = tables["cka"].query("comparison == 'part_whole'")
         for (m, d, f, k), _ in parts.groupby(["model", "dataset", "fraction", "n_neurons"], sort=False):
             mean, draws = many[m, d, f].mean(), resampled_mean(many[m, d, f])
-            rows.append((m, d, "test", "cka", "random", f, k, mean, (draws - mean).astype(np.float16), "", ""))
+            for name in ("cka", "cka_pairs"):
+                rows.append((m, d, "test", name, "random", f, k, mean, (draws - mean).astype(np.float16), "", ""))
     return pd.DataFrame(rows, columns=list(COLUMNS["draws"]))
 
 

@@ -20,7 +20,7 @@ from dr_utils.probes import fit_probes
 from dr_utils.profiles import CKA, CellSpec, Probe, Profile
 from dr_utils.redundancy import diffused_redundancy
 from dr_utils.study import Study, read_tables
-from dr_utils.study.cell import COLUMNS, compute_cell, redundancy_table
+from dr_utils.study.cell import COLUMNS, compute_cell, image_noise, redundancy_table
 from dr_utils.study.draws import draws_table
 from dr_utils.subsets import fit_projection, random_subsets
 
@@ -440,3 +440,25 @@ def test_networks_see_the_same_resamples():
     a, b = (draws_table(rows.assign(model=name), correct, y, 2) for name in "ab")
     np.testing.assert_array_equal(np.stack(a.draws), np.stack(b.draws))
     assert {"accuracy", "gini", "gini_excess"} <= set(a.quantity) and np.stack(a.draws).std() > 0
+
+
+@pytest.mark.parametrize("estimator", ["biased", "debiased"])
+def test_noise_of_cka_is_that_of_other_images(estimator):
+    """Many fresh sets of images: the mean CKA of the same subsets spreads as far as the jackknife of one set says."""
+    rng = np.random.default_rng(0)
+    mix, centres = rng.normal(size=(6, 24)), rng.normal(size=(5, 6))
+
+    def images(n=300):
+        hidden = centres[rng.integers(5, size=n)] + 0.7 * rng.standard_t(5, size=(n, 6))
+        return np.maximum(hidden @ mix, 0).astype(np.float32)
+
+    subsets = random_subsets(24, 0.25, range(60))
+    compared = [(i, i + 1) for i in range(0, 60, 2)]
+
+    def means(x):
+        q = CKAStatistics(24, estimators=(estimator,)).update(x).matrix(estimator)
+        return part_part(q, subsets, compared).mean(), part_whole(q, subsets).mean()
+
+    fresh = np.std([means(images()) for _ in range(150)], axis=0)
+    said = np.mean([image_noise(images(), [6], estimator).std(axis=-1)[:, 0] for _ in range(12)], axis=0)
+    np.testing.assert_allclose(said, fresh, rtol=0.3)

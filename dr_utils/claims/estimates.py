@@ -2,7 +2,7 @@
 
 The noise of a number is how far it moves when test images and subsets are drawn again (`dr_utils.resampling`). Every
 network sees the same resamples, so the noise of any difference or function of numbers is that of the same function of
-their resamples. Intervals are the number plus and minus Student's t, with one degree of freedom less than there are
+their resamples. CKA, a mean over 500 subsets, has the noise of its images by a jackknife over groups of them. Intervals are the number plus and minus Student's t, with one degree of freedom less than there are
 seeds, times the standard deviation over the resamples.
 """
 
@@ -17,7 +17,7 @@ import pandas as pd
 import scipy
 
 from dr_utils.redundancy import critical_fractions
-from dr_utils.resampling import DRAWS
+from dr_utils.resampling import DRAWS, GROUPS
 
 HOLDS, DIFFERS, OPEN, NO_DATA = "holds", "differs", "open", "no data"
 LEVEL = 0.05  # two-sided, the usual 95 %
@@ -135,7 +135,8 @@ class Curve:
     def points(self) -> list[Estimate]:
         """Mean at every fraction."""
         draws = np.zeros((len(self.mean), DRAWS)) if self.draws is None else self.draws
-        n_seeds = 0 if self.draws is None else len(self.seeds) if self.means is None else np.inf
+        # Means over all draws of subsets have the noise of their images, which are drawn in groups.
+        n_seeds = 0 if self.draws is None else len(self.seeds) if self.means is None else GROUPS
         return [Estimate(float(m), d, n_seeds) for m, d in zip(self.mean, draws, strict=True)]
 
     def between(self, low: float, high: float = 1.0) -> list[float]:

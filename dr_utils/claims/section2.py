@@ -8,7 +8,6 @@ import numpy as np
 import scipy
 
 from dr_utils.claims.estimates import (
-    ABSENT,
     DIFFERS,
     FEWEST_SEEDS,
     HOLDS,
@@ -149,22 +148,16 @@ def p8(view: View) -> Outcome:
 
 
 def s1(view: View) -> Outcome:
-    found = {f"{m}/{d} at {f:g}": pair_mean(view, m, d, f)
-             for kind, f in S1_FRACTION.items() for m in view.resnets(kind) for d in view.datasets(m)}  # fmt: skip
+    found, lacking = {}, []
+    for kind, f in S1_FRACTION.items():
+        compared_too = [m for m in view.resnets_compared() if view.networks.loc[m, "training"] == kind]
+        models = dict.fromkeys([*view.resnets(kind)[:1], *compared_too])
+        curves = {f"{m}/{d} at {f:g}": view.pairs(m, d) for m in models for d in view.datasets(m)}
+        found |= {name: curve.at(f) for name, curve in curves.items() if curve is not None}
+        lacking += [] if models else [kind]
     outcome = decided(compared(found, S1_CKA), "needs CKA between random parts of a ResNet at these fractions",
                       note=f"mean {view.estimator} CKA over pairs of subsets")  # fmt: skip
-    lacking = [kind for kind in S1_FRACTION if not view.resnets(kind)]
     return half_missing(outcome, f"needs a ResNet, {lacking[0]}") if lacking else outcome
-
-
-def pair_mean(view: View, model: str, dataset: str, fraction: float) -> Estimate:
-    """Mean CKA over disjoint pairs of random parts of one size."""
-    rows = pair_draws(view, model, dataset)
-    rows = rows if rows is None else rows[close(rows["fraction"], fraction)]
-    if rows is None or rows.empty:
-        return ABSENT
-    row = rows.iloc[0]
-    return Estimate(row["mean"], np.array([1.0, -1.0]) * row["std"] / row["draws"] ** 0.5, row["draws"])
 
 
 def pair_draws(view: View, model: str, dataset: str):

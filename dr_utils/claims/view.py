@@ -196,7 +196,7 @@ class View:
         """CKA between random parts of one size, a column per pair of seeds; None where there is none."""
         rows = self._similarities.get((model, dataset, "part_part"))
         pair = None if rows is None else rows.assign(pair=1000 * rows["seed_a"] + rows["seed_b"])
-        return self._curve(pair, "cka", "pair", ())
+        return self._curve(pair, "cka", "pair", (model, dataset, "test", "random", "cka_pairs"))
 
     def _curve(self, rows: pd.DataFrame | None, value: str, seed: str, drawn: tuple) -> Curve | None:
         """Rows as a curve of the seeds that have every fraction."""
@@ -206,7 +206,7 @@ class View:
         if grid.empty:
             return None
         neurons = rows.groupby("fraction")["n_neurons"].first().reindex(grid.index).to_numpy()
-        draws = self.draws(*drawn) if drawn else None
+        draws = self.draws(*drawn)
         if draws is not None:
             draws = draws.set_index("fraction").reindex(grid.index)
             draws = None if draws["mean"].isna().any() else draws

@@ -14,12 +14,12 @@ from dr_utils.features import Features
 from dr_utils.probes import choose_alpha, fit_probes, fit_ridge
 from dr_utils.profiles import CellSpec
 from dr_utils.redundancy import RULES, critical_fractions, diffused_redundancy_interval
-from dr_utils.resampling import resampled_mean
+from dr_utils.resampling import GROUPS, resampled_mean
 from dr_utils.study.draws import DRAWS_COLUMNS, deviations, draws_table
 from dr_utils.subsets import PROJECTIONS, every_subset, first_subset, fit_projection, n_neurons, random_subsets
 
 # Part of every cell's key. Raise it when a cell's numbers change, and renew the golden numbers: tests/test_golden.py.
-VERSION = 3
+VERSION = 4
 
 _PROBE = ("model", "dataset", "eval_set", "selection", "fraction", "n_neurons", "seed")
 COLUMNS = {
@@ -161,7 +161,8 @@ def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *
     """Return "cka", of part and whole for every fraction and seed and of part and part for pairs of seeds.
 
     Beside it "cka_draws": mean, standard deviation and 5 and 95 % quantiles over `DRAWS` subsets, or half as many pairs
-    of them; what `subset_cka_law` expects; and the layer's r.
+    of them; what `subset_cka_law` expects; and the layer's r. And as "cka_resampled" rows of "draws": these means, with
+    resampled subsets and images.
     """
     if not spec.cka.estimators:
         return {"cka_resampled": None} | {
@@ -187,22 +188,40 @@ def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *
         for (i, j), cka in zip(pairs, part_part(q, parts, pairs), strict=True):
             both = seeds[i % len(seeds)], seeds[j % len(seeds)]
             rows.append(("part_part", estimator, fractions[i], len(parts[i]), *both, cka))
-        r = np.trace(q) / q.sum() if q.any() else np.nan
+        r, means = np.trace(q) / q.sum() if q.any() else np.nan, []
         for f, k, whole, part in zip(spec.selections["random"], sizes, *subset_cka_law(q, sizes), strict=True):
             found = np.split(part_part(q, [*orders[:, :k], orders[0]], compared), [DRAWS // 2])
             for comparison, cka, law in zip(("part_part", "part_whole"), found, (part, whole), strict=True):
                 cka = pd.Series(cka).dropna()
                 spread = cka.std(), *cka.quantile([0.05, 0.95])
                 drawn.append((comparison, estimator, f, k, len(cka), cka.mean(), *spread, law, r))
-            if estimator == ("biased" if "biased" in spec.cka.estimators else "debiased"):
-                # Where CKA is undefined no similarity was shown.
-                whole = np.nan_to_num(found[1])
-                keys = ("test", "cka", "random", f, k)
-                resampled.append((*keys, whole.mean(), deviations(resampled_mean(whole), whole.mean()), "", ""))
+            means.append((f, k, *map(np.nan_to_num, found)))  # where CKA is undefined no similarity was shown
+        if estimator == ("biased" if "biased" in spec.cka.estimators else "debiased"):
+            images = image_noise(x, sizes, estimator, device)
+            for (f, k, *found), *moved in zip(means, *images, strict=True):
+                for name, cka, by in zip(("cka_pairs", "cka"), found, moved, strict=True):
+                    drawn_cka = deviations(resampled_mean(cka) + by, cka.mean())
+                    resampled.append(("test", name, "random", f, k, cka.mean(), drawn_cka, "", ""))
     found = {"cka": rows, "cka_draws": drawn, "draws": resampled}
     tables = {name: pd.DataFrame([(model, dataset, *row) for row in rows], columns=list(COLUMNS[name]))
               for name, rows in found.items()}  # fmt: skip
     return tables | {"cka_resampled": tables.pop("draws")}
+
+
+def image_noise(x: np.ndarray, sizes: Sequence[int], estimator: str, device=None) -> np.ndarray:
+    """Return by how much resampled images move the mean CKA of part and part and of part and whole: [2, sizes, draws].
+
+    A group of images is left out at a time; what that does to a mean over all subsets is told by the law's one number.
+    Groups are the same for every network, so that differences between networks are paired.
+    """
+    groups = max(2, min(GROUPS, len(x) // 4))
+    group, without = np.arange(len(x)) % groups, []
+    for g in range(groups):
+        kept = CKAStatistics(x.shape[1], estimators=(estimator,), device=device or "cpu").update(x[group != g])
+        without.append(subset_cka_law(kept.matrix(estimator), sizes, order=1)[::-1])
+    # Pseudo-values, but for a constant; images that say nothing move nothing.
+    pseudo = np.moveaxis(np.nan_to_num(-(groups - 1) * np.array(without)), 0, -1)
+    return resampled_mean(pseudo, stream=1) - pseudo.mean(axis=-1, keepdims=True)
 
 
 def redundancy_table(

@@ -2,8 +2,9 @@
 
 The noise of a number is how far it moves when test images and subsets are drawn again (`dr_utils.resampling`). Every
 network sees the same resamples, so the noise of any difference or function of numbers is that of the same function of
-their resamples. CKA, a mean over 500 subsets, has the noise of its images by a jackknife over groups of them. Intervals are the number plus and minus Student's t, with one degree of freedom less than there are
-seeds, times the standard deviation over the resamples.
+their resamples. CKA, a mean over 500 subsets, has the noise of its images by a jackknife over groups of them. Intervals
+are the number plus and minus Student's t, with one degree of freedom less than there are seeds or groups, times the
+standard deviation over the resamples.
 """
 
 from __future__ import annotations

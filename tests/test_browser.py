@@ -75,7 +75,7 @@ def test_explorer_shows_the_tables_numbers_wherever_its_sliders_are(results, par
         rows = rows.query("model == @model and dataset == @task")
         rules = [f"{row.dr:.3f} [{row.low:.2f}, {row.high:.2f}]" for row in rows.itertuples()]
         found = readout(page)
-        return told(tables, model, task, fraction) in found and len(rules) == 2 and all(rule in found for rule in rules)
+        return told(tables, model, task, fraction) in found and len(rules) == 3 and all(rule in found for rule in rules)
 
     with lab(tmp_path, theme) as address, browser(viewport=WIDE) as page:
         errors = []

@@ -187,3 +187,25 @@ def test_arrays_in_numbers_out_imports_no_torch():
     code = "import sys, dr_utils.redundancy, dr_utils.fairness, dr_utils.cka, dr_utils.subsets; "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_crossing_is_interpolation_in_the_logarithm_of_the_fraction():
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        n = rng.integers(2, 12)
+        fractions = np.sort(rng.choice(np.arange(1, 100), n, replace=False)) / 100
+        fractions[-1] = 1.0
+        curve = np.sort(rng.random(n)) + np.arange(n) * 1e-3  # rises, so that it has an inverse
+        delta = rng.uniform(0.05, 1)
+        found = critical_fraction(fractions, curve, curve[-1], delta, rule="crossing")
+        expected = np.exp(np.interp(delta * curve[-1], curve, np.log(fractions)))
+        assert found == pytest.approx(expected, rel=1e-9)
+        # It lies in the last step of the grid before the point that "first" gives.
+        first = critical_fraction(fractions, curve, curve[-1], delta)
+        assert found <= first + 1e-12 and not ((fractions > found + 1e-12) & (fractions < first - 1e-12)).any()
+
+
+def test_crossing_takes_the_first_of_several_and_1_where_there_is_none():
+    assert critical_fraction([0.1, 0.2, 0.4, 1], [0.5, 0.95, 0.6, 1], 1.0, 0.9, rule="crossing") < 0.2
+    assert critical_fraction([0.1, 0.5], [0.2, 0.3], 1.0, 0.9, rule="crossing") == 1.0
+    assert critical_fraction([0.1, 0.5], [0.95, 1.0], 1.0, 0.9, rule="crossing") == 0.1

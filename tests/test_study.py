@@ -462,3 +462,20 @@ def test_noise_of_cka_is_that_of_other_images(estimator):
     fresh = np.std([means(images()) for _ in range(150)], axis=0)
     said = np.mean([image_noise(images(), [6], estimator).std(axis=-1)[:, 0] for _ in range(12)], axis=0)
     np.testing.assert_allclose(said, fresh, rtol=0.3)
+
+
+def test_tables_suffice_where_the_store_is_empty(profile, tiny, monkeypatch):
+    """So come results with the suite: no cell of theirs is on this machine."""
+    first = Study(profile, out=tiny, device="cpu").run()
+    monkeypatch.setenv("DR_HOME", str(tiny / "fresh"))
+    monkeypatch.setattr(study_module, "compute_cell", refuse)
+    monkeypatch.setattr(study_module, "load_dataset", refuse)
+    again = Study(profile, out=tiny, device="cpu")
+    assert not again.missing()
+    for name, table in again.run().items():
+        pd.testing.assert_frame_equal(table, first[name])
+    made = json.loads((again.tables_folder / "about.json").read_text())["made"]
+    assert set(made) == {"date", "hardware", "versions"} and "torch" in made["versions"]
+    # Another version of the cells, and the tables are no longer theirs.
+    monkeypatch.setattr(study_module, "VERSION", -1)
+    assert len(Study(profile, out=tiny, device="cpu").missing()) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -80,16 +81,13 @@ def against_paper(view: View) -> pd.DataFrame:
 def _points(view: View) -> Iterator[tuple]:
     for m, d in view.cells():
         card = view.networks.loc[m]
-        found = view.redundancy_curve(m, d)
-        if found is not None:
-            values = found[["dr"]].to_numpy()
-            found = Curve(found["delta"].to_numpy(), np.full(len(values), np.nan), values, (0,))
-        for quantity, task, curve in (
-            ("accuracy", d, view.accuracy(m, d)), ("accuracy", SHIFTED, view.accuracy(m, d, eval_set=SHIFTED)),
-            ("part_part", d, view.pairs(m, d)), ("part_whole", d, view.part_whole(m, d)), ("redundancy", d, found),
+        for quantity, task, find in (
+            ("accuracy", d, view.accuracy), ("accuracy", SHIFTED, partial(view.accuracy, eval_set=SHIFTED)),
+            ("part_part", d, view.pairs), ("part_whole", d, view.part_whole), ("redundancy", d, partial(_dr, view)),
         ):  # fmt: skip
-            series = None if curve is None else printed_curve(card, task, quantity)
-            for at, number in () if series is None else series.items():
+            series = printed_curve(card, task, quantity)
+            curve = None if series is None else find(m, d)
+            for at, number in () if curve is None else series.items():
                 place = np.flatnonzero(close(curve.fractions, at))
                 if not place.size or (quantity.startswith("part") and at == 1.0):
                     continue
@@ -97,6 +95,13 @@ def _points(view: View) -> Iterator[tuple]:
                 gap = mean - number
                 eval_set = SHIFTED if task == SHIFTED else "test"
                 yield m, d, eval_set, quantity, at, number, mean, std, gap, gap / std if std > 0 else np.nan
+
+
+def _dr(view: View, model: str, dataset: str) -> Curve | None:
+    rows = view.redundancy_curve(model, dataset)
+    if rows is None:
+        return None
+    return Curve(rows["delta"].to_numpy(), np.full(len(rows), np.nan), rows[["dr"]].to_numpy(), (0,))
 
 
 def difference_of(claim: str, against: pd.DataFrame, view: View) -> str:

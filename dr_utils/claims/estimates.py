@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-import scipy
+from scipy import special
 
 from dr_utils.redundancy import critical_fractions
 from dr_utils.resampling import DRAWS, GROUPS
@@ -44,7 +44,7 @@ class Estimate:
         """Return the ends of its interval, unbounded where too few seeds were measured."""
         if self.n_seeds < FEWEST_SEEDS:
             return -np.inf, np.inf
-        half = float(scipy.stats.t.ppf(1 - level / 2, self.n_seeds - 1) * np.std(self.draws))
+        half = float(special.stdtrit(self.n_seeds - 1, 1 - level / 2) * np.std(self.draws))
         return self.value - half, self.value + half
 
     def __add__(self, other: Estimate) -> Estimate:
@@ -91,7 +91,7 @@ class Ratio:
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Return the ends of its interval."""
-        return tuple(self.df * self.value / scipy.stats.chi2.ppf([1 - level / 2, level / 2], self.df))
+        return tuple(self.df * self.value / special.chdtri(self.df, [level / 2, 1 - level / 2]))
 
 
 @dataclass(frozen=True)

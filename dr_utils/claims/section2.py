@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-import scipy
+from scipy import special
 
 from dr_utils.claims.estimates import (
     DIFFERS,
@@ -91,8 +91,8 @@ def p4(view: View) -> Outcome:
     for name, own in points.items():
         own = np.log([(n, share) for n, share in own if n and share > 0])
         if len(own) > 2 and len(np.unique(own[:, 0])) > 2:
-            fit = scipy.stats.linregress(*own.T)
-            found[name] = _Slope(fit.slope, fit.stderr, len(own) - 2)
+            (slope, _), covariance = np.polyfit(*own.T, 1, cov=True)
+            found[name] = _Slope(slope, covariance[0, 0] ** 0.5, len(own) - 2)
     return decided(compared(found, 0.0), "needs three numbers of classes for one network: fewer_classes in the profile",
                    note="slope of the logarithm of the share needed on that of the number of classes")  # fmt: skip
 
@@ -106,7 +106,7 @@ class _Slope(Estimate):
     """A slope, its standard error and degrees of freedom."""
 
     def interval(self, level: float = 0.05) -> tuple[float, float]:
-        half = scipy.stats.t.ppf(1 - level / 2, self.n_seeds) * self.draws
+        half = special.stdtrit(self.n_seeds, 1 - level / 2) * self.draws
         return self.value - half, self.value + half
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-import scipy
+import pandas as pd
 
 from dr_utils.claims.estimates import (
     ABSENT,
@@ -142,7 +142,7 @@ def w1(view: View) -> Outcome:
         ]
         for d in view.datasets(first):
             numbers = {view.networks.loc[m, "width"]: view.dr(m, d, DELTA) for m in models}
-            ranks = scipy.stats.rankdata(list(numbers))
+            ranks = pd.Series(list(numbers)).rank().to_numpy()
             if len(numbers) >= W1_WIDTHS:
                 found[f"{view.family(first)}/{d}"] = apply(
                     lambda v, r=ranks: rank_correlation(r, v), [*numbers.values()]
@@ -153,7 +153,7 @@ def w1(view: View) -> Outcome:
 
 def rank_correlation(ranks: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Spearman correlation of values [..., n] with ranks [n]; values without differences show no trend: 0."""
-    other = scipy.stats.rankdata(values, axis=-1)
+    other = pd.DataFrame(np.atleast_2d(values)).rank(axis=1).to_numpy().reshape(np.shape(values))
     a, b = ranks - ranks.mean(), other - other.mean(axis=-1, keepdims=True)
     scale = np.sqrt((a**2).sum() * (b**2).sum(axis=-1))
     return np.where(scale > 0, b @ a / np.where(scale > 0, scale, 1.0), 0.0)

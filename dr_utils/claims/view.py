@@ -202,7 +202,7 @@ class View:
         """Rows as a curve of the seeds that have every fraction."""
         if rows is None:
             return None
-        grid = rows.pivot_table(index="fraction", columns=seed, values=value).sort_index().dropna(axis=1)
+        grid = rows.set_index(["fraction", seed])[value].unstack().sort_index().dropna(axis=1)
         if grid.empty:
             return None
         neurons = rows.groupby("fraction")["n_neurons"].first().reindex(grid.index).to_numpy()

@@ -8,9 +8,8 @@ import numpy as np
 
 # A standard deviation over so many draws is known to 1 / sqrt(2 * 200) = 5 %.
 DRAWS = 200
-GROUPS = (
-    20  # of test images, each left out once, where a number is too dear to be drawn again (a delete-a-group jackknife)
-)
+# Of test images, each left out once where a number is too dear to be drawn again: a delete-a-group jackknife.
+GROUPS = 20
 
 
 def resampled_accuracy(correct, y, n_classes: int, *, of_seeds: bool = True) -> np.ndarray:
@@ -19,7 +18,7 @@ def resampled_accuracy(correct, y, n_classes: int, *, of_seeds: bool = True) -> 
     Draw b is of the same images and seeds whatever the network, so that differences between networks, fractions and
     selections are paired. Images are drawn with replacement within their class. Of S seeds S - 1 are drawn, which
     makes the variance of a mean over seeds unbiased (Rao & Wu 1988). Drawing both at once counts the noise that belongs
-    to neither alone about three times (Owen 2007): intervals are a little too wide, never too narrow.
+    to neither alone about three times (Owen 2007): intervals are rather too wide than too narrow.
 
     Parameters
     ----------

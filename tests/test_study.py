@@ -390,7 +390,11 @@ def test_fewer_classes_are_the_same_images_measured_alone(profile, tiny):
 
 @pytest.mark.parametrize(
     ("tasks", "message"),
-    [({"digit": [2]}, "unknown task of fewer_classes 'digit'"), ({"digits": [10]}, "fewer than its 10 classes; got")],
+    [
+        ({"digit": [2]}, "unknown task 'digit'"),
+        ({"groceries": [2]}, "unknown task of fewer_classes 'groceries'"),
+        ({"digits": [10]}, "fewer than its 10 classes; got"),
+    ],
 )
 def test_fewer_classes_that_cannot_be_are_refused(profile, tiny, tasks, message):
     wrong = Profile.model_validate(profile.model_dump() | {"fewer_classes": {"tasks": tasks}})
@@ -435,9 +439,10 @@ def test_networks_see_the_same_resamples():
     """Two networks that are right on the same images differ by nothing in any draw."""
     y, rng = np.repeat([0, 1], 40), np.random.default_rng(0)
     correct = rng.random((6, 80)) < 0.7
+    by_class = correct.reshape(6, 2, 40).mean(axis=2)
     rows = pd.DataFrame({"fraction": [0.5] * 3 + [1.0] * 3, "n_neurons": [1] * 3 + [2] * 3, "seed": [1, 2, 3] * 2})
     rows = rows.assign(selection="random", dataset="d", eval_set="test", solver="sgd", features="raw")
-    a, b = (draws_table(rows.assign(model=name), correct, y, 2) for name in "ab")
+    a, b = (draws_table(rows.assign(model=name), correct, by_class, y) for name in "ab")
     np.testing.assert_array_equal(np.stack(a.draws), np.stack(b.draws))
     assert {"accuracy", "gini", "gini_excess"} <= set(a.quantity) and np.stack(a.draws).std() > 0
 

@@ -60,17 +60,18 @@ def p3(view: View) -> Outcome:
     """One cell per network, mean over tasks and fractions; S - 1 degrees of freedom per task: fractions are nested."""
     ratios, texts = {}, {}
     for model in view.layers():
-        rows = []
+        spread, binomial, df = [], [], 0
         for _, d in view.cells([model]):
             curve, n = view.accuracy(model, d), view.about_task(d, "n_test")
-            for f in curve.between(CRITICAL_MASS) if n and len(curve.seeds) >= FEWEST_SEEDS else ():
-                picks = curve.seeds_at(f)
-                p = np.clip(picks.mean(), 0.5 / n, 1 - 0.5 / n)  # at 0 or 1 the binomial error would vanish
-                rows.append((d, len(picks) - 1, picks.std(), np.sqrt(p * (1 - p) / n)))
-        if rows:
-            tasks, _, spread, binomial = zip(*rows, strict=True)
-            ratios[model] = Ratio(float(np.mean(np.square(spread) / np.square(binomial))), sum(dict(
-                zip(tasks, (df for _, df, *_ in rows), strict=True)).values()))  # fmt: skip
+            grid = curve.between(CRITICAL_MASS) if n and len(curve.seeds) >= FEWEST_SEEDS else []
+            picks = [curve.seeds_at(f) for f in grid]
+            # At 0 or 1 the binomial error would vanish.
+            p = np.array([np.clip(pick.mean(), 0.5 / n, 1 - 0.5 / n) for pick in picks])
+            spread += [pick.std() for pick in picks]
+            binomial += np.sqrt(p * (1 - p) / n).tolist() if grid else []
+            df += len(curve.seeds) - 1 if grid else 0
+        if spread:
+            ratios[model] = Ratio(float(np.mean(np.divide(spread, binomial) ** 2)), df)
             texts[model] = f"std {np.mean(spread):.4f} vs binomial error {np.mean(binomial):.4f}"
     cells = compared(ratios, 1.0, above=False, texts=texts)
     return decided(cells, f"needs {FEWEST_SEEDS} seeds or more at fractions from {CRITICAL_MASS}, and n_test",
@@ -110,10 +111,10 @@ class _Slope(Estimate):
         return self.value - half, self.value + half
 
 
-def pairs_compared(view: View, pairs, deltas, of: str = "probe") -> dict[str, Estimate]:
-    """DR of the adversarially trained network less that of its counterpart, for every pair, task and delta."""
-    return {f"{a}/{d} at {x:g}": view.dr(a, d, x, of) - view.dr(s, d, x, of)
-            for a, s in pairs for d in view.datasets(a) for x in deltas}  # fmt: skip
+def pairs_compared(view: View, pairs, deltas=(DELTA,), of: str = "probe") -> dict[str, Estimate]:
+    """DR of the first of two networks less that of the second, for every pair, task and delta."""
+    return {f"{a}/{d} at {x:g}": view.dr(a, d, x, of) - view.dr(b, d, x, of)
+            for a, b in pairs for d in view.datasets(a) for x in deltas}  # fmt: skip
 
 
 def p5(view: View) -> Outcome:

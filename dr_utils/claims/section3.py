@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -25,7 +26,7 @@ from dr_utils.claims.estimates import (
     reached,
 )
 from dr_utils.claims.paper_names import paper_network, paper_task
-from dr_utils.claims.section2 import DELTA, NO_PAIR
+from dr_utils.claims.section2 import DELTA, NO_PAIR, pairs_compared
 from dr_utils.claims.view import View
 from dr_utils.reference import published as published_values
 
@@ -63,16 +64,14 @@ def _over_families(cells: list[Cell], what: str, note: str) -> Outcome:
 
 
 def a2(view: View) -> Outcome:
-    found = {f"{a}/{d}": view.dr(a, d, DELTA) - view.dr(s, d, DELTA)
-             for a, s in view.robust_pairs() for d in view.datasets(a)}  # fmt: skip
+    found = by_family(view, pairs_compared(view, view.robust_pairs()))
     if not found:
         return no_data(NO_PAIR)
-    return _over_families(compared(by_family(view, found), 0.0), "adversarial pairs", f"DR({DELTA}) adv - std")
+    return _over_families(compared(found, 0.0), "adversarial pairs", f"DR({DELTA}) adv - std")
 
 
 def a3(view: View) -> Outcome:
-    cells = compared({f"{more}/{d}": view.dr(more, d, DELTA) - view.dr(less, d, DELTA)
-                      for more, less in view.upstream_pairs() for d in view.datasets(more)}, 0.0)  # fmt: skip
+    cells = compared(pairs_compared(view, view.upstream_pairs()), 0.0)
     return decided(cells, "needs a network trained on two upstream sets of known, different sizes (networks: upstream)",
                    note=f"DR({DELTA}) with more data minus less")  # fmt: skip
 
@@ -136,17 +135,14 @@ def a5(view: View) -> Outcome:
 
 def w1(view: View) -> Outcome:
     found = {}
-    for first in view.models("narrow"):
-        models = [
-            m for m in view.alike(first, "upstream") if view.networks.loc[m, "training"] in ("narrow", "standard")
-        ]
-        for d in view.datasets(first):
-            numbers = {view.networks.loc[m, "width"]: view.dr(m, d, DELTA) for m in models}
-            ranks = pd.Series(list(numbers)).rank().to_numpy()
-            if len(numbers) >= W1_WIDTHS:
-                found[f"{view.family(first)}/{d}"] = apply(
-                    lambda v, r=ranks: rank_correlation(r, v), [*numbers.values()]
-                )
+    for family, one in {view.family(m): m for m in view.models("narrow")}.items():
+        alike = [m for m in view.models("narrow", "standard") if m in view.alike(one, "upstream")]
+        for d in view.datasets(one):
+            models = [m for m in alike if view.accuracy(m, d) is not None]
+            ranks = view.networks.loc[models, "width"].rank().to_numpy()
+            if len(set(ranks)) >= W1_WIDTHS:
+                correlation = partial(rank_correlation, ranks)
+                found[f"{family}/{d}"] = apply(correlation, [view.dr(m, d, DELTA) for m in models])
     return decided(compared(found, 0.0), f"needs narrow layers of {W1_WIDTHS} widths (networks: training 'narrow')",
                    note=f"rank correlation of DR({DELTA}) with width")  # fmt: skip
 
@@ -180,10 +176,9 @@ def first_against_random(view: View) -> dict[str, dict[int, Estimate]]:
     """
     found: dict[str, dict[int, Estimate]] = {}
     for mrl in view.models("mrl"):
-        rivals = [m for m in view.alike(mrl, "width", "upstream") if view.networks.loc[m, "training"] != "mrl"]
         for d in view.datasets(mrl):
             first = view.accuracy(mrl, d, "first")
-            for rival in [mrl, *rivals] if first is not None else ():
+            for rival in [mrl, *view.rivals(mrl)] if first is not None else ():
                 if (random := view.accuracy(rival, d)) is None:
                     continue
                 width = view.networks.loc[mrl, "width"]

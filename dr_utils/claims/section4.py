@@ -78,9 +78,8 @@ def f3(view: View) -> Outcome:
     """One cell per rival (same family, width and upstream data), task, and selection of the Matryoshka network."""
     found = {}
     for mrl in view.models("mrl"):
-        rivals = [m for m in view.alike(mrl, "width", "upstream") if view.networks.loc[m, "training"] != "mrl"]
         for d, selection in ((d, s) for d in view.datasets(mrl) for s in ("first", "random")):
-            for rival in rivals:
+            for rival in view.rivals(mrl):
                 found[f"{selection} against {rival}/{d}"] = _matched(view, d, (mrl, selection), (rival, "random"))
     return decided(compared(found, 0.0), f"{NO_MRL} and per-class accuracies at matched accuracies",
                    note=f"Gini difference at matched accuracy, {F3_DROP[0]:.0%} to {F3_DROP[1]:.0%} lost")  # fmt: skip

@@ -97,6 +97,10 @@ class View:
         rows, card = self.networks, self.networks.loc[model]
         return [m for m in self.models() if all(rows.loc[m, key] == card[key] for key in ("family", "kind", *keys))]
 
+    def rivals(self, mrl: str) -> list[str]:
+        """Networks to compare a Matryoshka network with: of its family, width and upstream data."""
+        return [m for m in self.alike(mrl, "width", "upstream") if self.networks.loc[m, "training"] != "mrl"]
+
     def resnets(self, training: str) -> list[str]:
         """Networks like the paper's ResNet50, else any ResNet; ImageNet ones first."""
         rows = self.networks.loc[self.models(training)]

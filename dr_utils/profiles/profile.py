@@ -175,7 +175,7 @@ class Extraction(Part):
 class FewerClasses(Part):
     """The same images with fewer of their classes: how many classes, by task, each for `parts` draws of them."""
 
-    tasks: Annotated[dict[str, list[Annotated[int, Field(ge=2)]]], Some]
+    tasks: Annotated[dict[str, Annotated[list[Annotated[int, Field(ge=2)]], Some]], Some]
     networks: Names = "all"
     parts: Count = 3
 
@@ -262,14 +262,15 @@ class Profile(Part):
 
     def check_names(self, check_network: Callable[[str], Any], cards: Mapping[str, Any]) -> None:
         """Check the names of networks, tasks and evaluation sets, also of those that only a selection names."""
-        for part in (self, *self.tasks.values(), *self.selections, self.cka):
+        fewer = [self.fewer_classes] if self.fewer_classes else []
+        for part in (self, *self.tasks.values(), *self.selections, self.cka, *fewer):
             networks, tasks = (getattr(part, kind, "all") for kind in ("networks", "tasks"))
             for name in networks if networks != "all" else []:
                 check_network(name)
             for name in tasks if tasks != "all" else []:
                 if name not in cards:
                     raise unknown("task", name, cards)
-        for name, sizes in (self.fewer_classes.tasks if self.fewer_classes else {}).items():
+        for name, sizes in fewer[0].tasks.items() if fewer else ():
             if name not in self.tasks:
                 raise unknown("task of fewer_classes", name, self.tasks)
             if max(sizes) >= cards[name].n_classes:

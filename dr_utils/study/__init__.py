@@ -193,7 +193,7 @@ class Study:
                 if cell not in tabled and not (key and store.path_of("cells", key).is_file())]  # fmt: skip
 
     def _tabled(self, keys: dict[Cell, str | None]) -> dict[Cell, str]:
-        """Return the cells that the tables in the folder hold as they are now."""
+        """Return the cells that the tables in the folder were made of, as the profile has them now."""
         noted = noted_in(self.tables_folder).get("cells", {})
         return {cell: key for cell, key in keys.items() if key and key == noted.get("/".join(cell))}
 

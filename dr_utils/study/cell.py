@@ -144,11 +144,12 @@ def compute_cell(
             names = np.tile(np.asarray(classes, dtype=object), len(rows))
             by_class = rows.loc[rows.index.repeat(len(classes))]
             found["per_class"].append(by_class.assign(class_name=names, class_accuracy=per_class.ravel()))
-            found["draws"].append(draws_table(rows, correct, features.y, len(classes)))
+            found["draws"].append(draws_table(rows, correct, per_class, features.y))
+    similarity = similarity_tables(model, dataset, evals["test"].x[: spec.cka.images], spec, device=device)
+    for name, table in similarity.items():
+        found[name] = [*found.get(name, []), table]
     tables = {name: pd.concat(parts, ignore_index=True)[list(COLUMNS[name])] for name, parts in found.items()}
     tables["per_class"] = tables["per_class"].dropna(subset=["class_accuracy"]).reset_index(drop=True)
-    tables |= similarity_tables(model, dataset, evals["test"].x[: spec.cka.images], spec, device=device)
-    tables["draws"] = pd.concat([tables["draws"], tables.pop("cka_resampled")], ignore_index=True)
     tables["redundancy"] = redundancy_table(tables["probes"], tables["cka"], spec.deltas, tables["draws"])
     # One solver's are kept, the one that claims are judged by.
     kept = "sgd" if "sgd" in spec.probe.solvers else "ridge"
@@ -161,13 +162,11 @@ def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *
     """Return "cka", of part and whole for every fraction and seed and of part and part for pairs of seeds.
 
     Beside it "cka_draws": mean, standard deviation and 5 and 95 % quantiles over `DRAWS` subsets, or half as many pairs
-    of them; what `subset_cka_law` expects; and the layer's r. And as "cka_resampled" rows of "draws": these means, with
-    resampled subsets and images.
+    of them; what `subset_cka_law` expects; and the layer's r. And rows of "draws": these means, with resampled subsets
+    and images.
     """
     if not spec.cka.estimators:
-        return {"cka_resampled": None} | {
-            name: pd.DataFrame(columns=list(COLUMNS[name])) for name in ("cka", "cka_draws")
-        }
+        return {name: pd.DataFrame(columns=list(COLUMNS[name])) for name in ("cka", "cka_draws")}
     width, seeds = x.shape[1], spec.seeds
     statistics = CKAStatistics(width, estimators=spec.cka.estimators, device=device or "cpu")
     for start in range(0, len(x), _CKA_BATCH):
@@ -203,9 +202,8 @@ def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *
                     drawn_cka = deviations(resampled_mean(cka) + by, cka.mean())
                     resampled.append(("test", name, "random", f, k, cka.mean(), drawn_cka, "", ""))
     found = {"cka": rows, "cka_draws": drawn, "draws": resampled}
-    tables = {name: pd.DataFrame([(model, dataset, *row) for row in rows], columns=list(COLUMNS[name]))
-              for name, rows in found.items()}  # fmt: skip
-    return tables | {"cka_resampled": tables.pop("draws")}
+    return {name: pd.DataFrame([(model, dataset, *row) for row in rows], columns=list(COLUMNS[name]))
+            for name, rows in found.items()}  # fmt: skip
 
 
 def image_noise(x: np.ndarray, sizes: Sequence[int], estimator: str, device=None) -> np.ndarray:

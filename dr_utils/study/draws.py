@@ -13,34 +13,30 @@ DRAWS_COLUMNS = ("model", "dataset", "eval_set", "quantity", "selection", "fract
 INEQUALITY = {"gini": gini, "coefficient_of_variation": coefficient_of_variation}
 
 
-def draws_table(rows: pd.DataFrame, correct: np.ndarray, y: np.ndarray, n_classes: int) -> pd.DataFrame:
-    """Return "draws" for the probes of one solver on one evaluation set, of which `correct` [rows, n] says all.
+def draws_table(rows: pd.DataFrame, correct: np.ndarray, per_class: np.ndarray, y: np.ndarray) -> pd.DataFrame:
+    """Return "draws" for the probes of one solver on one evaluation set: `correct` [rows, n], `per_class` [rows, C].
 
     `mean` is over seeds; `draws` holds by how much each resample of seeds and images (`resampled_accuracy`) departs
     from it, or for an excess from the mean of all. On the test set the inequality over classes is drawn beside
     accuracy, and its excess over that of an even drop: twice the estimate less the mean of its draws, since few images
     per class look like inequality.
     """
-    found = []
-    full = rows.index[rows["selection"].eq("random") & rows["fraction"].eq(1.0)]
-    whole = _by_class(correct[full], y, n_classes, True)
+
+    def part(chosen: pd.Index, of_seeds: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        drawn = resampled_accuracy(correct[chosen], y, n_classes, of_seeds=of_seeds)
+        return per_class[chosen].mean(axis=0), drawn
+
+    found, n_classes = [], per_class.shape[1]
+    whole = part(rows.index[rows["selection"].eq("random") & rows["fraction"].eq(1.0)])
     share = np.bincount(y, minlength=n_classes) / len(y)
     for (selection, fraction, k), group in rows.groupby(["selection", "fraction", "n_neurons"], sort=False):
-        part = _by_class(correct[group.index], y, n_classes, selection != "every")
+        own = part(group.index, selection != "every")
         uneven = group["eval_set"].iloc[0] == "test" and selection in ("random", "first")
-        for name, (mean, draws) in quantities(part, whole, share, uneven).items():
+        for name, (mean, draws) in quantities(own, whole, share, uneven).items():
             found.append((name, selection, fraction, k, mean, draws))
     table = pd.DataFrame(found, columns=["quantity", "selection", "fraction", "n_neurons", "mean", "draws"])
     same = rows.iloc[0][["model", "dataset", "eval_set", "solver", "features"]].to_dict()
     return table.assign(**same)[list(DRAWS_COLUMNS)]
-
-
-def _by_class(correct: np.ndarray, y: np.ndarray, n_classes: int, of_seeds: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return per-class accuracies [C] over all seeds, and resampled [draws, C]; NaN for classes without images."""
-    counts = np.bincount(y, minlength=n_classes).astype(float)
-    hits = np.bincount(y, weights=correct.mean(axis=0), minlength=n_classes)
-    own = hits / np.where(counts > 0, counts, np.nan)
-    return own, resampled_accuracy(correct, y, n_classes, of_seeds=of_seeds)
 
 
 def quantities(part: tuple, whole: tuple, share: np.ndarray, uneven: bool) -> dict[str, tuple[float, np.ndarray]]:

@@ -39,7 +39,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 def read_tables(folder: str | Path, names: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:
     """Read the tables in a folder such as outputs/mini/tables, by default all; ValueError if there are none."""
-    found = [path.stem for path in sorted(Path(folder).iterdir()) if path.suffix in (".csv", ".parquet")]
+    found = [path.stem for path in sorted(Path(folder).glob("*.*")) if path.suffix in (".csv", ".parquet")]
     if not found:
         raise ValueError(f"no tables in {folder}; run ./run_all.sh (or Study(...).run()) first.")
     paths = [table_path(folder, name) for name in (found if names is None else names)]

@@ -13,7 +13,7 @@ from dr_utils.claims.registry import CLAIMS
 # Colours of the colour-blind palette, light enough for black text; the word stands beside them.
 _SHADES = {HOLDS: "#cfe8dd", DIFFERS: "#f9d9c0", OPEN: "#e8e8e8", NO_DATA: "#ffffff"}
 CAPTION = (
-    "Rules are fixed in advance. 'Clearly' means by the 95 % interval over seeds and test images. A claim about many "
+    "Thresholds are fixed in advance. 'Clearly' means by the 95 % interval over seeds and test images. A claim about many "
     "networks and tasks holds if it is clear in more than half of them and clearly wrong in none. 'open': measured, "
     "but the difference is within noise."
 )

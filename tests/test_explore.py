@@ -80,22 +80,30 @@ class FakeStudy:
     def about(self, network, task):
         return {"features": {"train": "train", "corrupted": "other", "test": "right"}} if self.known else None
 
+    def features(self, network, task, split, images):
+        assert (network, task, split, images) == ("net", "task", "test", self.profile.cka.images)
+        return Features(X[:images], np.zeros(images, dtype=np.int64), "", {})
+
+
+X = np.random.default_rng(0).normal(size=(50, 12)).astype(np.float32)
+
 
 def test_matrix_is_of_the_stored_test_features(monkeypatch):
-    x = np.random.default_rng(0).normal(size=(50, 12)).astype(np.float32)
     asked = []
 
     def stored(key):
         asked.append(key)
-        return Features(x, np.zeros(50, dtype=np.int64), key, {}) if key == "right" else None
+        return Features(X, np.zeros(50, dtype=np.int64), key, {}) if key == "right" else None
 
     monkeypatch.setattr("dr_utils.explore.explorer.stored", stored)
-    q = explore.cka_matrix(FakeStudy(40), "net", "task")
-    np.testing.assert_allclose(q, CKAStatistics(12).update(x[:40]).matrix())
+    q = explore.cka_matrix(FakeStudy(40), "net", "task", False)
+    np.testing.assert_allclose(q, CKAStatistics(12).update(X[:40]).matrix())
     assert asked == ["right"]
-    assert explore.cka_matrix(FakeStudy(40, known=False), "net", "task") is None
+    unknown = FakeStudy(40, known=False)
+    assert explore.cka_matrix(unknown, "net", "task", False) is None
+    np.testing.assert_allclose(explore.cka_matrix(unknown, "net", "task", True), q)
     monkeypatch.setattr("dr_utils.explore.explorer.stored", lambda key: None)
-    assert explore.cka_matrix(FakeStudy(30), "net", "task") is None
+    assert explore.cka_matrix(FakeStudy(30), "net", "task", False) is None
 
 
 # ---- the explorer
@@ -108,7 +116,7 @@ def make(tables):
     cache = {name: matrix(width=width, n=30) for name, width in LAYERS.items()}
 
     def make(key="here"):
-        made = explore.Explorer(tables, lambda model, task: cache[model][1], key=key, note="whose <numbers>")
+        made = explore.Explorer(tables, lambda model, task, compute: cache[model][1], key=key, note="whose <numbers>")
         made.features = {model: x for model, (x, _) in cache.items()}
         return made
 
@@ -212,17 +220,40 @@ def test_other_choices_redraw_in_place(make):
     assert "mrl 512 of 512" in text(widget.readout.value)
 
 
-def test_names_are_escaped_and_without_features_cka_says_so(tables):
+def test_names_are_escaped(tables):
     odd = tables | {"networks": tables["networks"].assign(title="<b>odd</b> & co")}
-    widget = explore.Explorer(odd, lambda model, task: None, note="<i>note</i>")
+    widget = explore.Explorer(odd, lambda model, task, compute: None, note="<i>note</i>")
     assert "&lt;b&gt;odd" in widget.readout.value and "<b>odd" not in widget.readout.value
-    assert "no features of this network and task are stored" in widget.similarity.heading.value
+
+
+def test_without_features_the_tables_draws_are_shown_until_others_are_asked_for(tables):
+    _, q = matrix(width=512, n=30)
+    widget = explore.Explorer(tables, lambda model, task, compute: q if compute else None)
+    rows = tables["cka"].query("model == 'wide' and dataset == 'cifar10' and comparison == 'part_whole'")
+    rows = rows.query("estimator == 'biased' and fraction < 1")
+    for fraction, own in rows.groupby("fraction"):
+        widget.slider.value = fraction
+        heading = text(widget.similarity.heading.value)
+        assert f"{own.n_neurons.iloc[0]} neurons: the {len(own)} subsets of the tables" in heading
+        assert widget.similarity._bars.y.sum() == len(own)
+    widget.again.click()
+    assert "newly drawn neurons" in text(widget.similarity.heading.value)
+
+
+def test_what_hinders_new_draws_is_said(tables):
+    def offline(model, task, compute):
+        if compute:
+            raise RuntimeError("cannot fetch <it>")
+
+    widget = explore.Explorer(tables, offline)
+    widget.again.click()
+    assert "Error: cannot fetch &lt;it&gt;" in text(widget.similarity.heading.value)
 
 
 def test_tables_without_probes_are_refused(tables):
     empty = tables | {"probes": tables["probes"].iloc[:0], "cka": tables["cka"].iloc[:0]}
     with pytest.raises(ValueError, match="hold no probes of random subsets; run ./run_all.sh"):
-        explore.Explorer(empty, lambda model, task: None)
+        explore.Explorer(empty, lambda model, task, compute: None)
 
 
 # ---- the sliding curve
@@ -339,6 +370,7 @@ class Half:
     class profile:
         name = "half"
         cells = staticmethod(lambda: [("a", "t"), ("a", "u")])
+        cka = type("C", (), {"images": 40})
 
     folder, note, failure = "half", "", None
     about = staticmethod(lambda *_: None)

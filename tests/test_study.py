@@ -341,6 +341,15 @@ def test_results_can_be_read_where_the_files_of_networks_are_gone(tiny, profile,
     assert len(changed.missing()) == 2 and changed.about("tiny_a", "digits") is None
 
 
+def test_features_of_the_first_images_are_not_kept(profile, tiny):
+    study = Study(profile, out=tiny)
+    few = study.features("tiny_a", "digits", "test", images=7)
+    whole = study.features("tiny_a", "digits", "test")
+    np.testing.assert_allclose(few.x, whole.x[:7], rtol=1e-5, atol=1e-6)
+    assert few.y.tolist() == whole.y[:7].tolist()
+    assert study.features("tiny_a", "digits", "test", images=7).x.shape == whole.x.shape, "what is stored serves"
+
+
 @pytest.mark.gpu
 def test_a_study_on_cuda_agrees_with_the_cpu(monkeypatch, tmp_path):
     monkeypatch.setenv("DR_HOME", str(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from functools import partial
 
 import ipywidgets as widgets
 import numpy as np
@@ -27,16 +28,17 @@ class Explorer(sliding.SlidingCurve):
     """Sliders over one study's tables: `menu` is the dataset, `slider` the fraction, `chart` shows the accuracy.
 
     `matrix` returns, for a model and a dataset, the Q [D, D] of new draws, from `dr_utils.cka.CKAStatistics.matrix`, or
-    None. The choices are remembered under `key`. `note`, the source of the numbers, is shown below. Tables without
-    probes of random subsets are a ValueError.
+    None where that takes a while and its third argument is false: then the tables' draws are shown until somebody asks
+    for new ones. The choices are remembered under `key`. `note`, the source of the numbers, is shown below. Tables
+    without probes of random subsets are a ValueError.
     """
 
     def __init__(
-        self, tables: dict[str, pd.DataFrame], matrix: Callable[[str, str], np.ndarray | None], *, key="", note=""
+        self, tables: dict[str, pd.DataFrame], matrix: Callable[[str, str, bool], np.ndarray | None], *, key="", note=""
     ):
         self._view, self._matrix = View(tables), matrix
         memory = sliding.CHOSEN.get(("explorer", key), {})
-        self._q: dict[tuple[str, str], tuple[np.ndarray | None, dict[int, float]]] = {}
+        self._q: dict[tuple[str, str], tuple[np.ndarray, dict[int, float]]] = {}
         self._draws: dict[tuple[str, str, int], list[float]] = {}
         gini = self._view.fairness_curves().items()
         self._gini = {cell: dict(zip(rows["fraction"].round(9), rows["gini"], strict=True)) for cell, rows in gini}
@@ -145,15 +147,24 @@ class Explorer(sliding.SlidingCurve):
         Draw i of a size has seed ``FIRST_SEED + i``, so that a reader can draw the same one again.
         """
         at, name = self.values(), self.detail.value
-        if self._cell not in self._q:  # the matrix, and what it lets expect at every stop
-            q, sizes = self._matrix(*self._cell), self._shown.xs(name, level="hue")["n_neurons"].astype(int).unique()
-            law = {} if q is None else dict(zip(sizes, subset_cka_law(q, sizes)[0].tolist(), strict=True))
-            self._q[self._cell] = q, law
-        q, law = self._q[self._cell]
-        if q is None or name not in at.index:
-            self.similarity.head("<b>CKA</b>: no features of this network and task are stored.")
+        if name not in at.index:
+            self.similarity.head("<b>CKA</b>: not measured at this fraction.")
             return
         k = int(at.loc[name, "n_neurons"])
+        if self._cell not in self._q:  # the matrix, and what it lets expect at every stop
+            if times:
+                self.similarity.head("<b>CKA</b>: computing the features of some test images …")
+            try:
+                q = self._matrix(*self._cell, times > 0)
+            except (ValueError, RuntimeError, OSError) as error:  # a button has nobody to raise to
+                self.similarity.head(f"<b>Error:</b> {html.escape(str(error))}")
+                return
+            if q is None:
+                self._tabled(k)
+                return
+            sizes = self._shown.xs(name, level="hue")["n_neurons"].astype(int).unique()
+            self._q[self._cell] = q, dict(zip(sizes, subset_cka_law(q, sizes)[0].tolist(), strict=True))
+        q, law = self._q[self._cell]
         draws = self._draws.setdefault((*self._cell, k), [])
         seeds = range(FIRST_SEED + len(draws), FIRST_SEED + len(draws) + (times or not draws))
         draws.extend(part_whole(q, random_subsets(len(q), k / len(q), seeds)))
@@ -166,6 +177,19 @@ class Explorer(sliding.SlidingCurve):
             f"<b>{draws[-1]:.3f}</b> (solid), expected {expected:.3f} (dashed); {len(draws)} {many}."
         )
 
+    def _tabled(self, k: int) -> None:
+        """Show the CKA of k neurons that the tables hold."""
+        curve, text = self._view.part_whole(*self._cell), "not measured for this network and task."
+        hit = () if curve is None else np.flatnonzero(curve.n_neurons == k)
+        if len(hit):
+            values, mean = curve.values[hit[0]].tolist(), float(curve.mean[hit[0]])
+            self.similarity.show(values, mean)
+            text = (
+                f"{html.escape(self.detail.value)}, {k} neurons: the {len(values)} subsets of the tables, mean "
+                f"{mean:.3f} (dashed). “Draw again” first computes features of some images, in a minute or so."
+            )
+        self.similarity.head(f"<b>CKA with the whole layer</b>, {text}")
+
 
 def start(study: Study):
     """Return the explorer, or, where cells are missing, what they are and a button that computes them.
@@ -175,7 +199,7 @@ def start(study: Study):
 
     def explorer() -> Explorer:
         tables = study.run()
-        return Explorer(tables, lambda *cell: cka_matrix(study, *cell), key=str(study.folder), note=study.note)
+        return Explorer(tables, partial(cka_matrix, study), key=str(study.folder), note=study.note)
 
     missing = study.missing()
     if sliding.headless() or not missing:
@@ -196,14 +220,15 @@ def start(study: Study):
     return widgets.VBox([text, sliding.form(compute, f"compute {len(missing)} cells")])
 
 
-def cka_matrix(study: Study, network: str, task: str) -> np.ndarray | None:
+def cka_matrix(study: Study, network: str, task: str, compute: bool) -> np.ndarray | None:
     """Return the biased Q [D, D] of a finished cell, over the test images that its CKA was measured on.
 
-    None where the cell is still to be computed or its features are no longer in the cache.
+    Where their features are not stored, as for tables that came with the suite, `compute` says whether to compute them.
     """
-    about = study.about(network, task)
+    about, n = study.about(network, task), study.profile.cka.images
     features = stored(about["features"]["test"]) if about else None
+    if features is None and compute:
+        features = study.features(network, task, "test", images=n)
     if features is None:
         return None
-    x = features.x[: study.profile.cka.images]
-    return CKAStatistics(x.shape[1], estimators=("biased",)).update(x).matrix()
+    return CKAStatistics(features.x.shape[1], estimators=("biased",)).update(features.x[:n]).matrix()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from dr_utils import store
 from dr_utils.augmentation import Augmentation
 from dr_utils.checks import unknown
-from dr_utils.datasets import ImageTask, identity, load_dataset, missing_files
+from dr_utils.datasets import ImageTask, identity, load_dataset, missing_files, take
 from dr_utils.datasets import available as available_tasks
 from dr_utils.device import device_name
 from dr_utils.features import Features, extract, features_key, stored
@@ -117,10 +118,13 @@ class Study:
             self._tasks[name, split] = load_dataset(name, split, **self._drawn(name, split))
         return self._tasks[name, split]
 
-    def features(self, network: str, task: str, split: str, *, epoch: int | None = None) -> Features:
+    def features(
+        self, network: str, task: str, split: str, *, epoch: int | None = None, images: int | None = None
+    ) -> Features:
         """Return a network's features on a split, from the store or by one pass.
 
         With `epoch` (0, 1, ...) the images are augmented as SGD sees them in it. Views are stored, fresh ones are not.
+        Of features that are not stored only those of the first `images` are computed, and not kept.
         """
         settings, augmentation, kept = self.profile.extraction, None, True
         if epoch is None and (found := stored(self._features_key(network, task, split))):
@@ -130,7 +134,11 @@ class Study:
             kept = kind != "fresh"
             view = epoch % kind["views"] if kept else epoch
             augmentation = Augmentation(settings.recipe, view, self.profile.subset_seed)
-        return extract(self.network(network), self.task(task, split), batch_size=settings.batch_size, store=kept,
+        chosen = self.task(task, split)
+        if images is not None and images < len(chosen):
+            kept, first = False, np.arange(images)
+            chosen = replace(chosen, images=take(chosen.images, first), labels=chosen.labels[first])
+        return extract(self.network(network), chosen, batch_size=settings.batch_size, store=kept,
                        augmentation=augmentation, **self._extraction(network, task))  # fmt: skip
 
     def run(self, networks: Iterable[str] | None = None, tasks: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:

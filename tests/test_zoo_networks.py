@@ -43,7 +43,7 @@ def test_widths_and_scores(name):
     with torch.no_grad():
         assert network.features(x).shape == (2, width) == (2, recipe.head_reads)
         assert network(x).shape == (2, 202)
-        torch.testing.assert_close(network.all_logits(x)[-1], network(x))
+        torch.testing.assert_close(network.scores(network.features(x))[-1], network(x))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_matryoshka_heads_are_nested():
     for i, head in enumerate(network.heads):
         features = network.features(x).detach().requires_grad_(True)
         network.features, keep = lambda images, f=features: f, network.features
-        network.all_logits(x)[i].sum().backward()
+        network.scores(network.features(x))[i].sum().backward()
         network.features = keep
         assert features.grad[:, head.in_features :].abs().sum() == 0
         assert (features.grad[:, : head.in_features] != 0).all()

@@ -16,7 +16,8 @@ from dr_utils.zoo.training import count_multiply_adds
 EXPECTED = {
     "small_resnet", "small_resnet_adversarial", "small_resnet_mrl", "small_resnet_ff8", "small_resnet_ff16",
     "small_resnet_ff32", "small_resnet_ff64", "small_resnet_ff128", "small_resnet_ff256", "small_wide_resnet",
-    "small_vgg", "small_vgg_adversarial", "small_vit", "small_resnet_quarter", "small_vit_quarter",
+    "small_resnet_dropout", "small_resnet_decov", "small_vgg", "small_vgg_adversarial", "small_vit",
+    "small_resnet_quarter", "small_vit_quarter",
 }  # fmt: skip
 FREE = {"name", "title"}
 
@@ -43,7 +44,7 @@ def test_widths_and_scores(name):
     with torch.no_grad():
         assert network.features(x).shape == (2, width) == (2, recipe.head_reads)
         assert network(x).shape == (2, 202)
-        torch.testing.assert_close(network.all_logits(x)[-1], network(x))
+        torch.testing.assert_close(network.scores(network.features(x))[-1], network(x))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_matryoshka_heads_are_nested():
     for i, head in enumerate(network.heads):
         features = network.features(x).detach().requires_grad_(True)
         network.features, keep = lambda images, f=features: f, network.features
-        network.all_logits(x)[i].sum().backward()
+        network.scores(network.features(x))[i].sum().backward()
         network.features = keep
         assert features.grad[:, head.in_features :].abs().sum() == 0
         assert (features.grad[:, : head.in_features] != 0).all()

@@ -18,7 +18,7 @@ from dr_utils.models.small_networks import build, load_weights
 from dr_utils.store import AssetError
 from dr_utils.zoo import RECIPES
 from dr_utils.zoo.data import batches, load_images
-from dr_utils.zoo.training import Optimiser, Training, one_cycle, store_weights
+from dr_utils.zoo.training import Optimiser, Training, decorrelation, one_cycle, store_weights
 
 
 @pytest.fixture(autouse=True)
@@ -225,6 +225,8 @@ def run_until(training, epochs):
         {},
         {"training": "mrl", "nesting": (4, 8, 16)},
         {"training": "narrow", "head_reads": 4},
+        {"training": "dropout", "dropout": 0.25},
+        {"training": "decov", "decov": 0.1},
         {"training": "adversarial", "attack_steps": 2},
         {"training": "adversarial", "attack_steps": 1},
         {"family": "vit", "widths": (64,), "trunk_width": 64, "head_reads": 64, "optimiser": "adamw", "lr": 1e-3},
@@ -242,6 +244,28 @@ def test_training_lowers_the_loss_and_resuming_changes_nothing(changes, monkeypa
     assert resumed.progress == part.progress
     assert resumed.run().progress.losses == losses
     assert_equal_weights(weights_of(whole), weights_of(resumed))
+
+
+def test_penalty_is_the_sum_over_pairs_of_features():
+    x = torch.rand(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    covariance = np.cov(x.numpy().T, bias=True)
+    expected = sum(covariance[i, j] ** 2 for i in range(7) for j in range(i))
+    assert float(decorrelation(x)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_penalty_lowers_the_correlation_of_neurons():
+    images, found = toy_images(n=288), {}
+    for weight in (0.0, 30.0):
+        network = Training(tiny(epochs=6, decov=weight), images, device="cpu").run().network
+        with torch.no_grad():
+            x = network.features(torch.from_numpy(images.images).permute(0, 3, 1, 2) / 255).numpy()
+        found[weight] = np.nanmean(np.abs(np.corrcoef(x[:, x.std(axis=0) > 0].T)))
+    assert found[30.0] < found[0.0]
+
+
+def test_without_penalty_and_dropout_training_is_what_it_was():
+    plain, named = (Training(tiny(training=name), toy_images(), device="cpu").run() for name in ("standard", "dropout"))
+    assert plain.progress.losses == named.progress.losses
 
 
 def test_checkpoints_belong_to_one_recipe_and_damaged_ones_start_afresh():

@@ -37,9 +37,8 @@ class SmallNetwork(nn.Module):
         """Compute penultimate features [B, D] of RGB images [B, 3, 32, 32] in [0, 1]."""
         return self.body((images - self._mean) / self._std)
 
-    def all_logits(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def scores(self, features: torch.Tensor) -> list[torch.Tensor]:
         """Compute the scores [B, C] of every head, from the one that reads least to the one that reads all."""
-        features = self.features(images)
         return [head(features[:, : head.in_features]) for head in self.heads]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ class Recipe:
     name: str
     title: str  # for figures
     family: str  # resnet, wide_resnet, vgg or vit
-    training: str = "standard"  # or adversarial, mrl, narrow: the factor that the paper varies
+    training: str = "standard"  # or adversarial, mrl, narrow, dropout, decov: the factor that the paper varies
     widths: tuple[int, ...] = (16, 48, 96, 192)  # channels of the first convolution and the stages; ViT: of each block
     trunk_width: int = 512  # neurons of the penultimate layer before any are left out
     head_reads: int = 512  # D: how many of them, the first ones, the last layer reads
@@ -45,6 +45,8 @@ class Recipe:
     weight_decay: float = 5e-4
     warmup: float = 0.25  # share of all steps up to the peak
     label_smoothing: float = 0.0
+    dropout: float = 0.0  # share of the penultimate features that each image's training step goes without
+    decov: float = 0.0  # weight of the penalty on covariances of penultimate features (Cogswell et al. 2016)
     early_side: int = 24  # pixels: training begins on random windows of this side, which takes about half the time
     early_share: float = 0.75  # of the epochs
     seed: int = 1  # of first weights, order of the images, augmentation and random starts of attacks

@@ -43,6 +43,13 @@ def one_cycle(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - top) / max(total - top, 1)))
 
 
+def decorrelation(features: torch.Tensor) -> torch.Tensor:
+    """Return half the sum of squared covariances between different features [B, D] (Cogswell et al. 2016, eq. 1)."""
+    centred = features.float() - features.float().mean(dim=0)
+    covariance = centred.T @ centred / len(features)
+    return (covariance.square().sum() - covariance.diagonal().square().sum()) / 2
+
+
 class Optimiser:
     """Steps of a network's weights: torch's Muon (Jordan et al. 2024) for hidden ones, its SGD or AdamW for the rest.
 
@@ -164,10 +171,15 @@ class Training:
             images = attack(self._score, images, labels, radius=radius, generator=noise)
         self.network.train()
         with self._autocast:
-            scores = self.network.all_logits(images)
+            features = self.network.features(images)
+            penalty = self.recipe.decov * decorrelation(features) if self.recipe.decov else 0.0
+            if share := self.recipe.dropout:
+                kept = torch.rand(features.shape, generator=noise, device=features.device) >= share
+                features = features * kept / (1 - share)
+            scores = self.network.scores(features)
         # Over nested heads the losses are summed, as Matryoshka training has it; other networks have one head.
         smoothing = self.recipe.label_smoothing
-        loss = sum(cross_entropy(s.float(), labels, label_smoothing=smoothing) for s in scores)
+        loss = sum(cross_entropy(s.float(), labels, label_smoothing=smoothing) for s in scores) + penalty
         loss.backward()
         return loss.detach()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from dr_utils import run
 from dr_utils.device import device_name
 from dr_utils.models.cards import WEIGHTS, table
-from dr_utils.profiles import CHECKOUT, load_profile
+from dr_utils.profiles import load_profile
 from dr_utils.readme import renew
 from dr_utils.run.options import Parser
 from dr_utils.zoo import RECIPES
@@ -39,8 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     train.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     train.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     train.add_argument("--limit", type=int, metavar="N", help="take only N images of each split, for trials")
-    readme, mini = add("readme", help="renew README from a finished run"), CHECKOUT / "outputs" / "mini"
-    readme.add_argument("folder", nargs="?", type=Path, default=mini, help="(default: outputs/mini)")
+    add("readme", help="renew README's claims from outputs/full")
     return parser.parse_args(argv)
 
 
@@ -66,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = {key: value for key, value in vars(args).items() if key not in ("command", "names")}
             train_networks(RECIPES if args.names == ["all"] else args.names, **given)
         else:
-            renew(args.folder)
+            renew()
     except (ValueError, RuntimeError, FloatingPointError) as error:
         print(f"dr_utils {args.command}: {error}", file=sys.stderr)
         return 2

@@ -1,9 +1,8 @@
-"""Renew README's claims table and its pictures from a finished run: ``python -m dr_utils readme [outputs/mini]``."""
+"""Renew README's claims table from the results that come with the suite: ``python -m dr_utils readme``."""
 
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from statistics import median
 
@@ -14,7 +13,6 @@ from dr_utils.claims.estimates import DIFFERS, HOLDS, NO_DATA, NOTHING, OPEN
 from dr_utils.profiles import CHECKOUT
 from dr_utils.store import atomic_path
 
-GALLERY = ("fig01_prevalence", "fig02_random_subset_cka_small", "fig03_architectures_imagenet")
 MARKED = re.compile(r"(<!-- claims -->\n).*(<!-- /claims -->)", re.DOTALL)
 
 
@@ -53,16 +51,12 @@ def counts(claims: pd.DataFrame) -> str:
     return f"Of the paper's {len(claims)} claims, {verdicts}"
 
 
-def renew(results: Path, readme: Path = CHECKOUT / "README.md") -> None:
-    """Write the claims table between README's markers and copy the pictures to outputs/gallery beside it."""
-    table, figures = results / "tables" / "claims.csv", [results / "figures" / f"{name}.png" for name in GALLERY]
-    if absent := [str(path) for path in (table, *figures) if not path.is_file()]:
-        raise ValueError(f"{results} is not a finished run: it lacks {', '.join(absent)}; run ./run_all.sh first.")
-    claims, text = pd.read_csv(table, keep_default_na=False), readme.read_text(encoding="utf-8")
+def renew(results: Path = CHECKOUT / "outputs" / "full", readme: Path = CHECKOUT / "README.md") -> None:
+    """Write the claims table of a finished run between README's markers."""
+    path, text = results / "tables" / "claims.csv", readme.read_text(encoding="utf-8")
+    if not path.is_file():
+        raise ValueError(f"there is no {path}; run ./run_all.sh --profile {results.name} first.")
+    claims = pd.read_csv(path, keep_default_na=False)
     block = f"{counts(claims)}\n\n{claims_table(claims)}\n"
-    gallery = readme.parent / "outputs" / "gallery"
-    gallery.mkdir(parents=True, exist_ok=True)
-    for path in figures:
-        shutil.copyfile(path, gallery / path.name)
     with atomic_path(readme) as part:
         part.write_text(MARKED.sub(lambda found: found[1] + block + found[2], text), encoding="utf-8")

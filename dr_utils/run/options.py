@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     layout = argparse.RawDescriptionHelpFormatter
     parser = Parser("run_all.sh", USAGE, epilog=MORE, formatter_class=layout, allow_abbrev=False)
     add, profile = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
-    profile("--profile", default="mini", help="what the run covers: mini, paper or a YAML file (default: %(default)s)")
+    profile("--profile", default="mini", help="the run covers mini, full, paper or a YAML file (default: %(default)s)")
     words = "measure nothing: redraw the paper's own curves from its published numbers"
     profile("--from-reference", dest="profile", action="store_const", const="reference", help=words)
     add("--only", nargs="+", metavar="NN", help="numbers of the notebooks to run, such as 01 03 (default: all)")

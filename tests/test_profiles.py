@@ -41,15 +41,21 @@ def written(tmp_path):
     return write
 
 
-def test_mini_is_what_the_issue_asks_for():
-    mini = load_profile("mini")
-    lite = [f"efficientnet_lite{i}" for i in range(3)]
+def test_mini_is_a_part_of_full():
+    mini, full = load_profile("mini"), load_profile("full")
     # The ImageNet networks, and every network of the zoo whose weights come with the package.
-    small = [name for name in RECIPES if read_card(name)]
+    lite, small = [f"efficientnet_lite{i}" for i in range(3)], [name for name in RECIPES if read_card(name)]
     layers = ["small_resnet@3", "small_resnet@4", "small_resnet@5"]
-    assert mini.networks == ["keras_resnet50", "mobilenet_v2", *lite, *small, *layers]
-    assert list(mini.tasks) == ["cifar10", "groceries", "fashion_mnist", "digits"]
-    assert mini.tasks["cifar10"].eval_sets == ["test", "corrupted"]
+    assert full.networks == ["keras_resnet50", "mobilenet_v2", *lite, *small, *layers]
+    assert list(full.tasks) == ["cifar10", "fashion_mnist", "groceries", "digits"] and len(full.seeds) == 20
+    for name in ("networks", "tasks", "fractions", "seeds", "deltas"):
+        assert set(getattr(mini, name)) <= set(getattr(full, name)), name
+    assert mini.probe == full.probe and mini.cka == full.cka
+    assert mini.tasks["cifar10"].eval_sets == full.tasks["cifar10"].eval_sets == ["test", "corrupted"]
+
+
+def test_mini_is_what_is_asked_for():
+    mini = load_profile("mini")
     assert all(task.test is None or task.test >= 1000 for task in mini.tasks.values())
     # One grid for all: any two networks can be compared at every stop of a slider.
     assert all(mini.selected(*cell)["random"] == mini.fractions for cell in mini.cells()) and len(mini.fractions) == 18

@@ -208,3 +208,14 @@ def test_save_figure_writes_the_same_bytes_twice(tables, probes, tmp_path, monke
     assert width >= 800 and height >= 400
     with Image.open(first[0]) as image:
         assert image.text == {"Description": "Accuracy. From `probes`.", "Source": "03_architectures.ipynb"}
+        assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
+
+
+def test_fewer_colours_change_no_figure_visibly(tables, probes, tmp_path):
+    figure = drawn(probes, tables)
+    path, _ = plots.save_figure(figure, tmp_path, "few")
+    with plt.rc_context(plots.RC):
+        figure.savefig(tmp_path / "all.png", dpi=150)
+    before, after = (np.asarray(Image.open(p).convert("RGB"), int) for p in (tmp_path / "all.png", path))
+    assert np.abs(before - after).max() < 24 and (after[0, 0] == 255).all()
+    assert path.stat().st_size < 0.6 * (tmp_path / "all.png").stat().st_size

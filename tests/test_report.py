@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
-import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
@@ -19,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from synthetic_tables import build, network, saturating, task
 
 from dr_utils.claims import CLAIMS, evaluate
-from dr_utils.report import DONE, _data_uri, to_html, write_report
+from dr_utils.report import DONE, to_html, write_report
 
 ODD = 'Net <b>"& Co"</b>'
 EXPECTED = ("01_prevalence", "02_random_subset_cka", "03_architectures")
@@ -200,14 +199,6 @@ def test_every_figure_is_there_with_size_words_and_its_notebook(page):
     order = [name for name in page.ids if name in FIGURES or name in EXPECTED or name == "other-figures"]
     assert order == ["01_prevalence", FIGURES[0], "02_random_subset_cka", FIGURES[1], "03_architectures",
                      "other-figures", FIGURES[2]]  # fmt: skip
-
-
-def test_fewer_colours_change_no_figure_visibly(root):
-    for path in sorted((root / "outputs" / "gallery").glob("*.png"))[:2]:
-        embedded = base64.b64decode(_data_uri(path).partition(",")[2])
-        before, after = (np.asarray(Image.open(source).convert("RGB"), int) for source in (path, io.BytesIO(embedded)))
-        assert np.abs(before - after).max() < 24 and (after[0, 0] == 255).all()
-        assert len(embedded) < 0.5 * path.stat().st_size
 
 
 def test_claims_are_those_of_the_table(page):

@@ -229,6 +229,6 @@ def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str =
         figure.savefig(part, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     with Image.open(pixels) as image, atomic_path(png) as part:
         # None changes visibly, at a third of the size.
-        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
         few.save(part, "PNG", optimize=True, pnginfo=noted, dpi=(150, 150))
     return paths

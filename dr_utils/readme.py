@@ -10,7 +10,7 @@ import pandas as pd
 
 from dr_utils.claims import CLAIMS
 from dr_utils.claims.estimates import DIFFERS, HOLDS, NO_DATA, NOTHING, OPEN
-from dr_utils.profiles import CHECKOUT
+from dr_utils.profiles import CHECKOUT, SHIPPED
 from dr_utils.store import atomic_path
 
 MARKED = re.compile(r"(<!-- claims -->\n).*(<!-- /claims -->)", re.DOTALL)
@@ -51,7 +51,7 @@ def counts(claims: pd.DataFrame) -> str:
     return f"Of the paper's {len(claims)} claims, {verdicts}"
 
 
-def renew(results: Path = CHECKOUT / "outputs" / "full", readme: Path = CHECKOUT / "README.md") -> None:
+def renew(results: Path = SHIPPED, readme: Path = CHECKOUT / "README.md") -> None:
     """Write the claims table of a finished run between README's markers."""
     path, text = results / "tables" / "claims.csv", readme.read_text(encoding="utf-8")
     if not path.is_file():

@@ -13,6 +13,7 @@ from dr_utils.profiles.profile import CHECKOUT, CKA, CellSpec, Probe, Profile
 __all__ = ["CHECKOUT", "CKA", "CellSpec", "Probe", "Profile", "available", "find_profile", "load_profile"]
 
 PROFILES = CHECKOUT / "notebooks" / "profiles"
+SHIPPED = CHECKOUT / "outputs" / "full"  # the results that come with the suite, but for the executed notebooks
 # The notebooks that published numbers suffice for.
 REFERENCE_NOTEBOOKS = ("01", "03")
 

@@ -18,7 +18,7 @@ from PIL import Image
 from dr_utils.claims import CLAIMS
 from dr_utils.claims.estimates import NOTHING
 from dr_utils.datasets import available
-from dr_utils.profiles import CHECKOUT, REFERENCE_NOTEBOOKS
+from dr_utils.profiles import CHECKOUT, REFERENCE_NOTEBOOKS, SHIPPED
 from dr_utils.progress import clock
 from dr_utils.reference import SOURCE as PUBLISHED
 from dr_utils.store import atomic_path
@@ -121,7 +121,8 @@ def _notebook(folder: Path, name: str, figures: list[dict]) -> dict:
             titles = [text.splitlines()[0].lstrip("# ") for text in texts if text.startswith("# ")]
             about = content["metadata"].get(DONE, {})
             found |= {"status": status, "about": about, "title": titles[0] if titles else found["title"]}
-            found["pages"][words] = f"notebooks/{to_html(path).name}"
+            if folder.resolve() != SHIPPED:
+                found["pages"][words] = f"notebooks/{to_html(path).name}"
             made.update(about.get("made", ()))
         elif suffix:
             path.with_suffix(".html").unlink(missing_ok=True)

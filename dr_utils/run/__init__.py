@@ -17,7 +17,7 @@ from dr_utils import claims
 from dr_utils.checks import short
 from dr_utils.claims.view import View
 from dr_utils.fetch import data_dir
-from dr_utils.profiles import CHECKOUT, PROFILES, REFERENCE_NOTEBOOKS, find_profile
+from dr_utils.profiles import PROFILES, REFERENCE_NOTEBOOKS, SHIPPED, find_profile
 from dr_utils.progress import clock
 from dr_utils.readme import counts
 from dr_utils.report import write_report
@@ -25,8 +25,6 @@ from dr_utils.run.notebooks import NOTEBOOKS, Execution, Run, computes, find_not
 from dr_utils.run.options import parse
 from dr_utils.store import sha256_of
 from dr_utils.study import Study, read_tables, table_path, write_table
-
-SHIPPED = CHECKOUT / "outputs" / "full" / "tables"
 
 
 def main(argv: Sequence[str] | None = None, folder: Path = NOTEBOOKS) -> int:
@@ -100,7 +98,7 @@ def measure(run: Run) -> dict[str, str]:
     return {name: sha256_of(table_path(study.tables_folder, name)) for name in tables | judged}
 
 
-def beside_shipped(folder: Path, shipped: Path = SHIPPED) -> str:
+def beside_shipped(folder: Path, shipped: Path = SHIPPED / "tables") -> str:
     """Say how a run's tables compare with those that come with the suite; "" where they have nothing in common."""
     if folder.resolve() == shipped or not all(table_path(f, "redundancy").is_file() for f in (folder, shipped)):
         return ""

@@ -63,7 +63,8 @@ class ProbeResult:
             import torch
 
             place = partial(torch.as_tensor, device=device)
-        x = place(np.ascontiguousarray(x.T, dtype=self.bias.dtype))  # a neuron's values lie together: choosing is fast
+        # A neuron's values lie together: choosing is fast. On the CPU only what is chosen gets the type of the weights.
+        x = place(np.ascontiguousarray(x.T, dtype=x.dtype if device == "cpu" else self.bias.dtype))
         for subset, weight, bias in zip(self.subsets, self.weights, self.bias, strict=True):
             guess = (place(weight) @ x[place(subset)] + place(bias)[:, None]).argmax(0)
             yield guess if device == "cpu" else guess.cpu().numpy()
@@ -175,8 +176,8 @@ def fit_ridge(x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *
     x_train, y_train, x_test, y_test, subsets, n_classes = _checked(x_train, y_train, x_test, y_test, subsets)
     if not alpha > 0:
         raise ValueError(f"alpha must be above 0, so that the Gram matrix can be factorised; got {alpha}.")
-    x, targets, mean, centre = _centred(x_train, y_train, n_classes, slice(None))
-    cross = x.T @ targets
+    mean, targets = x_train.mean(axis=0, dtype=np.float64), np.eye(n_classes)[y_train]
+    centre = targets.mean(axis=0)
     weights: list[np.ndarray] = [np.empty(0)] * len(subsets)
     bias = np.empty((len(subsets), n_classes))
     columns, grams = np.empty(0), {}
@@ -189,15 +190,16 @@ def fit_ridge(x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *
             ordered, rank = np.unique(subset, return_inverse=True)
             # The permutations of different seeds run over the same neurons: one Gram matrix serves them all.
             if ordered.tobytes() not in grams:
-                part = x[:, ordered]
-                grams[ordered.tobytes()] = part.T @ part
-            block = grams[ordered.tobytes()][np.ix_(rank, rank)]
+                part = x_train[:, ordered] - mean[ordered]
+                grams[ordered.tobytes()] = part.T @ part, part.T @ (targets - centre)
+            gram, cross = grams[ordered.tobytes()]
+            block = gram[np.ix_(rank, rank)]
             block.flat[:: k + 1] += alpha
             factor = cholesky(block, lower=True, overwrite_a=True, check_finite=False)
-            half = solve_triangular(factor, cross[subset], lower=True, check_finite=False)
+            half = solve_triangular(factor, cross[rank], lower=True, check_finite=False)
         weight = solve_triangular(factor[:k, :k], half[:k], lower=True, trans=1, check_finite=False).T
         weights[probe], bias[probe] = np.ascontiguousarray(weight), centre - weight @ mean[subset]
-    return _scored(weights, bias, subsets, x_test.astype(np.float64), y_test)
+    return _scored(weights, bias, subsets, x_test, y_test)
 
 
 def choose_alpha(x_train, y_train) -> float:
@@ -212,7 +214,9 @@ def choose_alpha(x_train, y_train) -> float:
     by_class = [order[y_train[order] == c] for c in range(n_classes)]
     held = np.concatenate([own[: int(0.2 * len(own))] for own in by_class])
     fitted = np.setdiff1d(order, held)
-    x, targets, _, centre = _centred(x_train, y_train, n_classes, fitted)
+    x, targets = x_train.astype(np.float64), np.eye(n_classes)[y_train]
+    centre = targets[fitted].mean(axis=0)
+    x, targets = x - x[fitted].mean(axis=0), targets - centre
     gram, cross = x[fitted].T @ x[fitted], x[fitted].T @ targets[fitted]
     scale = float(gram.diagonal().mean())
     if not len(held):
@@ -255,10 +259,3 @@ def _better(best: ProbeResult | None, now: ProbeResult) -> ProbeResult:
     for p in np.flatnonzero(now.accuracy > best.accuracy):
         best.weights[p], best.bias[p], best.accuracy[p] = now.weights[p], now.bias[p], now.accuracy[p]
     return best
-
-
-def _centred(x, y, n_classes: int, rows):
-    """Return features and one-hot labels in float64 less their means over `rows`, and the two means."""
-    x, targets = x.astype(np.float64), np.eye(n_classes)[y]
-    mean, centre = x[rows].mean(axis=0), targets[rows].mean(axis=0)
-    return x - mean, targets - centre, mean, centre

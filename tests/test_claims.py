@@ -13,7 +13,7 @@ from synthetic_tables import build, network, saturating, task
 
 from dr_utils import fairness
 from dr_utils.claims import CLAIMS, COLUMNS, evaluate
-from dr_utils.claims.estimates import Cell, Estimate, Ratio, decided
+from dr_utils.claims.estimates import LEVEL, Cell, Estimate, decided, variance_ratio
 from dr_utils.claims.paper_names import paper_network
 from dr_utils.claims.view import View
 from dr_utils.redundancy import diffused_redundancy
@@ -197,7 +197,7 @@ def test_resamples_of_seeds_have_an_unbiased_variance():
 
 def test_chi_square_interval_of_a_ratio():
     rng = np.random.default_rng(0)
-    found = [Ratio(rng.normal(size=8).var(ddof=1), 7).interval() for _ in range(400)]
+    found = [variance_ratio(rng.normal(size=8).var(ddof=1), 7).interval(LEVEL) for _ in range(400)]
     assert np.mean([low <= 1 <= high for low, high in found]) == pytest.approx(0.95, abs=0.03)
 
 
@@ -397,7 +397,7 @@ def test_a5_against_the_published_table(monkeypatch):
     assert found["verdict"] == "no data" and "published 0.90" in found["measured"]
     assert "agrees, but on 1 of the table's 24 values" in found["why"]
     with monkeypatch.context() as patch:
-        patch.setattr("dr_utils.claims.section3.A5_SHARE", 1 / 24)
+        patch.setitem(CLAIMS["A5"].parameters, "share", 1 / 24)
         assert row(one(near, even=True), "A5")["verdict"] == "holds"
     far = lambda m, f: 0.9 if f >= 0.8 else {0.5: 0.81}.get(f, 0.2)  # noqa: E731
     assert row(one(far, even=True), "A5")["verdict"] == "differs"

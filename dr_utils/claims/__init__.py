@@ -53,10 +53,6 @@ class Claim:
     note: str = ""
     printed: str = ""
 
-    def judged(self, view: View) -> Outcome:
-        decide = partial(decided, needs=self.needs, note=self.note.replace("{estimator}", view.estimator))
-        return self.test(view, decide, **self.parameters)
-
 
 def _claims() -> dict[str, Claim]:
     rules, found = vars(section2) | vars(section3) | vars(section4), {}
@@ -107,17 +103,15 @@ def evaluate(tables: dict[str, pd.DataFrame], only: str | Sequence[str] | None =
         missing = NOT_OURS
     for name in [name for name in CLAIMS if name in wanted]:
         claim = CLAIMS[name]
-        found = Outcome(NOTHING, NO_DATA, missing) if missing else claim.judged(view)
+        decide = partial(decided, needs=claim.needs, note=claim.note.replace("{estimator}", view.estimator))
+        found = Outcome(NOTHING, NO_DATA, missing) if missing else claim.test(view, decide, **claim.parameters)
         difference = difference_of(claim.printed, against, view.networks)
         rows.append((name, claim.figure, claim.published, found.measured, found.verdict, found.why, difference))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def show(table: pd.DataFrame, only: Sequence[str]):
-    """Return some claims (ids, in the order wanted) of the table of `evaluate` as a Styler; one it lacks: ValueError.
-
-    The columns: the paper's statement, our rule, the published number, ours, the verdict, why.
-    """
+    """Lay out some claims (ids, in the order wanted) of the table of `evaluate` for reading, as a Styler."""
     rows = table.set_index("claim")
     for name in only:
         if name not in rows.index:

@@ -7,42 +7,26 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from dr_utils.claims.paper_names import paper_network, paper_task
+from dr_utils.claims.estimates import MOST_LISTED
+from dr_utils.claims.paper_names import NAMES, paper_network, paper_task
 from dr_utils.claims.view import View
 from dr_utils.reference import SOURCE as PUBLISHED
 from dr_utils.reference import published
 
 COLUMNS = ("model", "dataset", "eval_set", "quantity", "at", "published", "measured", "std", "difference", "spreads")
-# Network, training and upstream data -> how printed curves are named, those of part-whole CKA by the second name.
-NAMES = {
-    ("ResNet50", "standard", "imagenet1k"): ("resnet50|nonrob|pretrain=imagenet|mode=random", "resnet50|nonrob|random"),
-    ("ResNet50", "adversarial", "imagenet1k"): (
-        "resnet50|robustl2eps3|pretrain=imagenet|mode=random", "resnet50|robustl2eps3|random",
-    ),
-    ("ResNet50", "mrl", "imagenet1k"): ("resnet50_mrl|random",),
-    ("ViT S-16", "standard", "imagenet21k"): ("vit_small_patch16_224|nonrob|pretrain=imagenet21k|mode=random",),
-}  # fmt: skip
-QUANTITIES = {
-    "accuracy": ("probe_test_accuracy_mean", "probe_test_accuracy"),
-    "part_part": ("CKA_between_random_subsets_mean",),
-    "part_whole": ("CKA_part_vs_whole_mean",),
-    "redundancy": ("DR_strict(paper Eq.1)",),
-}
 SHIFTED = "imagenetv2"  # the one shifted set with printed curves
-_FEW = 4
 
 
 def printed_curve(card: pd.Series, dataset: str, quantity: str) -> pd.Series | None:
-    """Return the printed curve for a network like this one, a row of "networks", on this task or on "imagenetv2".
+    """Return what was printed for a network like this row of "networks", by fraction or delta; None where nothing was.
 
-    `quantity` is a key of `QUANTITIES`. Values by rising fraction, for "redundancy" by delta; None where nothing
-    comparable was printed, or where the network's own numbers are the printed ones.
+    `dataset` may also be "imagenetv2", `quantity` is "accuracy", "part_part", "part_whole" or "redundancy".
     """
-    names = NAMES.get((paper_network(card), card["training"], card["upstream"]))
+    names = NAMES["curves"].get(f"{paper_network(card)} {card['training']} {card['upstream']}")
     if names is None or card.get("source") == PUBLISHED:
         return None
     at = "delta" if quantity == "redundancy" else "fraction"
-    rows = published(model=names, dataset=paper_task(dataset), quantity=QUANTITIES[quantity])
+    rows = published(model=names, dataset=paper_task(dataset), quantity=NAMES["quantities"][quantity])
     rows = rows.dropna(subset=[at, "number"]).drop_duplicates(at)
     return None if rows.empty else rows.set_index(at)["number"].sort_index()
 
@@ -50,22 +34,21 @@ def printed_curve(card: pd.Series, dataset: str, quantity: str) -> pd.Series | N
 def against_paper(view: View) -> pd.DataFrame:
     """Return every printed point that this run has a counterpart of, in `COLUMNS`.
 
-    `at` is a fraction, for "redundancy" delta (DR by probe, rule "first"); `std` is over our seeds or pairs of seeds,
-    `spreads` the difference (measured - published) in units of it, NaN where it is 0 or unknown. Networks and images
-    are often only like the paper's; then the difference is for orientation.
+    `at` is a fraction, for "redundancy" delta (DR by probe, rule "first"). `spreads` is the difference (measured less
+    published) in units of `std`, over our seeds or pairs of seeds. Networks and images are often only like the paper's.
     """
     found = [pd.DataFrame(columns=list(COLUMNS))]
-    sets = [("accuracy", "test"), ("accuracy", SHIFTED), *((name, "test") for name in list(QUANTITIES)[1:])]
-    for (m, d), (quantity, eval_set) in product(view.cells(), sets):
+    tests = [("accuracy", "test"), ("accuracy", SHIFTED), *((name, "test") for name in list(NAMES["quantities"])[1:])]
+    for (m, d), (quantity, eval_set) in product(view.cells(), tests):
         printed = printed_curve(view.networks.loc[m], d if eval_set == "test" else eval_set, quantity)
         if printed is not None:
             # Fractions that were written and read again may miss each other by rounding.
             both = pd.DataFrame({"at": printed.index, "published": printed.array}, printed.index.round(9))
             both = both.join(_ours(view, m, d, quantity, eval_set), how="inner")
             found.append(both.assign(model=m, dataset=d, eval_set=eval_set, quantity=quantity))
-    table = pd.concat(found[1:] or found, ignore_index=True)
-    table = table[table["at"].ne(1.0) | ~table["quantity"].str.startswith("part")]  # there they are 1 by definition
-    table = table.reset_index(drop=True)
+    table = pd.concat(found[1:] or found)
+    by_definition = table["at"].eq(1.0) & table["quantity"].isin(["part_part", "part_whole"])
+    table = table[~by_definition].reset_index(drop=True)
     gap = table["measured"] - table["published"]
     return table.assign(difference=gap, spreads=gap / table["std"].where(table["std"] > 0))[list(COLUMNS)]
 
@@ -75,8 +58,8 @@ def _ours(view: View, model: str, dataset: str, quantity: str, eval_set: str) ->
     if quantity == "redundancy":
         rows = view.rows("redundancy", model, dataset, "probe", "first")
         return pd.DataFrame({"measured": rows["dr"].array, "std": np.nan}, rows["delta"].round(9))
-    accuracy = quantity == "accuracy"
-    curve = view.accuracy(model, dataset, eval_set=eval_set) if accuracy else view.cka(model, dataset, quantity)
+    probes = quantity == "accuracy"
+    curve = view.accuracy(model, dataset, eval_set=eval_set) if probes else view.cka(model, dataset, quantity)
     return pd.DataFrame({"measured": curve.mean, "std": curve.std}, curve.fractions.round(9))
 
 
@@ -87,7 +70,7 @@ def difference_of(printed: str, against: pd.DataFrame, networks: pd.DataFrame) -
     resnets = [model for model, card in networks.iterrows() if paper_network(card) == "ResNet50"]
     rows = against.assign(training=against["model"].map(networks["training"]))
     rows = rows[rows["model"].isin(resnets) & rows["eval_set"].eq("test")].query(printed)
-    if len(rows) <= _FEW:
+    if len(rows) <= MOST_LISTED:
         texts = [f"{r.model}/{r.dataset} at {r.at:g}: {r.difference:+.3f}" for r in rows.itertuples()]
         spreads = ["" if np.isnan(spread) else f" ({spread:+.1f} std)" for spread in rows["spreads"]]
         return "; ".join(map("".join, zip(texts, spreads, strict=True)))

@@ -1,10 +1,9 @@
 """Numbers that know their noise, curves of them, and many of them against one threshold.
 
 The noise of a number is how far it moves when test images and subsets are drawn again (`dr_utils.resampling`). Every
-network sees the same resamples, so the noise of any difference or function of numbers is that of the same function of
-their resamples. CKA, a mean over 500 subsets, has the noise of its images by a jackknife over groups of them. Intervals
-are the number plus and minus Student's t, with one degree of freedom less than there are seeds or groups, times the
-standard deviation over the resamples.
+network sees the same resamples, so the noise of a function of numbers is that of the same function of their resamples.
+CKA, a mean over 500 subsets, has the noise of its images, by a jackknife over groups of them. An interval is Student's
+t, with one degree of freedom less than there are seeds or groups, times the standard deviation over the resamples.
 """
 
 from __future__ import annotations
@@ -73,7 +72,6 @@ def apply(function: Callable[[np.ndarray], np.ndarray], parts: Sequence[Estimate
 
 
 def mean(parts: Sequence[Estimate]) -> Estimate:
-    """Return the mean of several numbers."""
     return apply(lambda values: values.mean(axis=-1), parts)
 
 
@@ -83,7 +81,6 @@ class Known:
 
     value: float
     interval: Callable[[float], tuple[float, float]]
-
     __str__ = Estimate.__str__
 
 
@@ -108,23 +105,17 @@ def slope(x, y) -> Known | Estimate:
 
 @dataclass(frozen=True)
 class Curve:
-    """Performance over rising fractions, the whole layer (1) included where it was measured; empty if nothing was.
-
-    `points` are means over the seeds, or over all draws of subsets where there were more; `std` is over the seeds.
-    """
+    """Means over seeds, or over all draws of subsets where there were more, by rising fraction; `std` is over seeds."""
 
     fractions: np.ndarray
     n_neurons: np.ndarray
+    mean: np.ndarray
     std: np.ndarray
     points: Sequence[Estimate]
     n_seeds: int
 
     def __bool__(self) -> bool:
         return len(self.points) > 0
-
-    @property
-    def mean(self) -> np.ndarray:
-        return np.array([point.value for point in self.points])
 
     def at(self, fraction: float) -> Estimate:
         """Return the mean at one fraction; `ABSENT` where the grid lacks it."""
@@ -150,8 +141,6 @@ class Curve:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one claim: the numbers with their spread, the verdict, and why it is what it is."""
-
     measured: str
     verdict: str
     why: str
@@ -159,25 +148,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Cell:
-    """One network and task (or pair, family, ...): its number, and whether that speaks for or against.
-
-    `state` is "for", "against" (beyond the level of all cells together), "opposed" (beyond its own 95 % only) or
-    "noise"; `effect` is how far from the threshold it would have had to be to be clear.
-    """
+    """The number of one network and task (or pair, family, ...), and whether it speaks for a claim or against."""
 
     name: str
     text: str
-    state: str
+    state: str  # "for", "against" (beyond the level of all cells together), "opposed" (beyond its own 95 %), "noise"
     value: float
-    effect: float = np.nan
+    effect: float = np.nan  # how far from the threshold it would have had to be to be clear
 
 
 def compared(numbers: Mapping[str, Estimate | Known], threshold: float, *, above: bool = True, texts=None,
              n: int | None = None, picked: bool = False) -> list[Cell]:  # fmt: skip
     """Return a cell for every number there is: clearly above (or below) the threshold, clearly not, or neither.
 
-    `n` is the number of comparisons in all, by default these. With `picked` these are the worst of them, so that one
-    that is wrong at its own 95 % says nothing.
+    They are `n` comparisons in all, or were `picked` as the worst of so many: then their own 95 % say nothing.
     """
     found = {name: number for name, number in numbers.items() if np.isfinite(number.value)}
     sign, cells = 1 if above else -1, []
@@ -191,10 +175,7 @@ def compared(numbers: Mapping[str, Estimate | Known], threshold: float, *, above
 
 
 def worst(found: Mapping[str, Mapping[str, Estimate]], threshold: float, before: Mapping[str, str]) -> list[Cell]:
-    """Return a cell for each name's largest number, which is to lie below the threshold; `before` stands before it.
-
-    As it was picked among many, it is compared at the level of all of them.
-    """
+    """Return a cell for each name's largest number, which is to lie below the threshold; `before` stands before it."""
     found = {name: {at: x for at, x in own.items() if np.isfinite(x.value)} for name, own in found.items()}
     largest = {name: max(own, key=lambda at: own[at].value) for name, own in found.items() if own}
     numbers = {name: found[name][at] for name, at in largest.items()}
@@ -215,8 +196,7 @@ def decided(cells: Sequence[Cell], needs: str, *, note: str = "", why: str = "",
     """Return one verdict from all cells; without any there are no data, and `needs` says what would give them.
 
     "differs" if a cell is against the claim at the level of all cells together, or more than half are at their own;
-    "holds" if none is and more than half are clearly for; else "open", with the smallest effect that was to be seen.
-    A claim can differ, but not hold, where a `half` of it was not measured.
+    "holds" if none is and more than half are clearly for; else "open". With a `half` not measured it cannot hold.
     """
     if not cells:
         return Outcome(NOTHING, NO_DATA, f"needs {needs}")

@@ -4,8 +4,6 @@ A rule finds the numbers of its claim in the view and compares them with a thres
 these cells. Thresholds and words are those of claims.yaml.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import combinations
 

@@ -1,7 +1,5 @@
 """Claims of section 3: architectures and upstream data, width, Matryoshka networks."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
@@ -15,9 +13,10 @@ from dr_utils.claims.section2 import pairs_compared
 from dr_utils.reference import published
 
 
-def over_families(view, decide, numbers, least, families, what):
-    """A cell per family, the mean of the numbers of its networks, which are named "network/task"."""
-    found = {}
+def a1(view, decide, delta, least, families, what, pairs=None):
+    """One cell per family, the mean over its networks, or pairs of them, and over tasks."""
+    alone = {f"{m}/{d}": view.dr(m, d, delta) for m, d in view.cells("standard")}
+    numbers, found = pairs_compared(view, pairs, [delta]) if pairs else alone, {}
     for name, number in numbers.items():
         if np.isfinite(number.value):
             found.setdefault(view.family(name.split("/")[0]), []).append(number)
@@ -28,21 +27,11 @@ def over_families(view, decide, numbers, least, families, what):
     return Outcome(decide(cells).measured, NO_DATA, why)
 
 
-def a1(view, decide, delta, least, families):
-    numbers = {f"{m}/{d}": view.dr(m, d, delta) for m, d in view.cells("standard")}
-    return over_families(view, decide, numbers, least, families, "standard networks")
-
-
-def a2(view, decide, delta, families):
-    numbers = pairs_compared(view, "robust_pairs", [delta])
-    return over_families(view, decide, numbers, 0.0, families, "adversarial pairs")
+a2 = a1
 
 
 def a4(view, decide, widths, gamma, fewest):
-    """Goodman-Kruskal gamma, (wins - losses) / (wins + losses) beyond noise, within one kind and upstream set.
-
-    "No correlation" cannot be proven by a test that finds none in a few networks.
-    """
+    """Goodman-Kruskal gamma: that a test finds no correlation in a few networks would not prove that there is none."""
     cards, leads, seen = view.networks, [], set()
     for wide, thin in permutations(view.models("standard"), 2):
         same = cards.kind[wide] == cards.kind[thin] and cards.upstream[wide] == cards.upstream[thin]
@@ -83,8 +72,10 @@ def a5(view, decide, delta, share):
     if outcome.verdict == HOLDS and len(cells) < share * len(entries):
         few = f"agrees, but on {len(cells)} of the table's {len(entries)} values"
         outcome = Outcome(outcome.measured, NO_DATA, few)
-    beside = [f"not in Table 1: {decide(others).measured}"] if others else []
-    return replace(outcome, measured="; ".join([outcome.measured] * bool(cells or not others) + beside))
+    if others:
+        beside = f"not in Table 1: {decide(others).measured}"
+        outcome = replace(outcome, measured=f"{outcome.measured}; {beside}" if cells else beside)
+    return outcome
 
 
 def w1(view, decide, delta, widths):
@@ -120,10 +111,7 @@ def m1(view, decide, delta, least):
 
 
 def first_against_random(view):
-    """Accuracy of the Matryoshka network's first k neurons minus that of random k neurons, by rival/task and k.
-
-    The random neurons are its own and those of the other networks of its family, width and upstream data.
-    """
+    """Accuracy of the Matryoshka network's first k neurons minus that of random k of its own and of its rivals."""
     found = {}
     for mrl, d in view.cells("mrl"):
         first, width = view.accuracy(mrl, d, "first"), view.networks.width[mrl]

@@ -1,7 +1,5 @@
 """Claims of section 4 and the appendix: classes, PCA, ImageNet-1k and shifted images."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import pairwise, product
 
@@ -13,8 +11,7 @@ from dr_utils.claims.estimates import ABSENT, LEVEL, Cell, apply, compared, list
 def f1(view, decide, measure, drop):
     """One cell per network and task, of two conditions that both have to be clear; a failure of either is against.
 
-    The slope of inequality on accuracy is below 0, and where accuracy has fallen inequality lies above that of an even
-    drop, every class losing the same points. (A drop in equal proportion would leave it unchanged.)
+    An even drop takes the same points from every class; a drop in equal proportion would leave inequality unchanged.
     """
     slopes, excesses, cells = {}, {}, []
     for m, d in view.cells():

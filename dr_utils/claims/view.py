@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dr_utils.claims.estimates import Curve, Estimate, close
-from dr_utils.claims.paper_names import paper_network
+from dr_utils.claims.paper_names import NAMES, paper_network
 from dr_utils.resampling import DRAWS, GROUPS
 from dr_utils.study.cell import COLUMNS
 
@@ -24,17 +24,11 @@ NUMBERS = {"fraction", "n_neurons", "accuracy", "class_accuracy", "cka", "delta"
 # What a group of rows has in common, of the columns that its table has.
 KEYS = ("model", "dataset", "eval_set", "selection", "quantity", "comparison", "task", "rule")
 NO_ROWS = {name: pd.DataFrame(columns=list(columns)) for name, columns in SCHEMA.items()}
-NO_CURVE = Curve(np.zeros(0), np.zeros(0), np.zeros(0), [], 0)
-# How many images the upstream sets hold, in millions: "more upstream data" needs an order.
-UPSTREAM_SIZE = {"tinyimagenet50": 0.015, "tinyimagenet202": 0.061, "cifar10": 0.05, "cifar100": 0.05,
-                 "imagenet100": 0.13, "imagenet1k": 1.28, "imagenet12k": 12.0, "imagenet21k": 14.2}  # fmt: skip
+NO_CURVE = Curve(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0), [], 0)
 
 
 class View:
-    """Read-only access to the tables of one run, as `Study.run` returns them; empty ones count as missing.
-
-    A table that lacks columns, or holds text where numbers belong, raises ValueError.
-    """
+    """Read-only access to the tables of one run, as `Study.run` returns them; ValueError if one is not like that."""
 
     def __init__(self, tables: dict[str, pd.DataFrame]):
         self.tables = NO_ROWS | {name: _checked(name, tables[name]) for name in SCHEMA if name in tables}
@@ -57,8 +51,6 @@ class View:
     def rows(self, table: str, *key: str) -> pd.DataFrame:
         """Rows of a table that have these values in its `KEYS`."""
         return self.groups(table).get(key, NO_ROWS[table])
-
-    # ---- networks and tasks
 
     @cached_property
     def _measured(self) -> dict[str, set[str]]:
@@ -89,7 +81,6 @@ class View:
         return next(iter(self.rows("tasks", dataset, "test")[column]), None)
 
     def title(self, model: str) -> str:
-        """How figures call a network."""
         return self.networks.title[model] or model
 
     def family(self, model: str) -> str:
@@ -132,13 +123,11 @@ class View:
 
     def upstream_pairs(self) -> list[tuple[str, str]]:
         """(trained on more data, trained on less): standard networks of one family, width and kind."""
-        sizes = self.networks["upstream"].map(UPSTREAM_SIZE)
+        sizes = self.networks["upstream"].map(NAMES["upstream"])
         pairs = [sorted(pair, key=lambda m: -sizes[m]) for pair in combinations(self.models("standard"), 2)]
         # One family may hold ViT-S/16 and /32.
         name = {m: paper_network(card) for m, card in self.networks.iterrows()}
         return [(a, b) for a, b in pairs if sizes[a] > sizes[b] and name[a] == name[b] and b in self.alike(a, "width")]
-
-    # ---- curves and numbers
 
     def accuracy(self, model: str, dataset: str, selection: str = "random", eval_set: str = "test") -> Curve:
         """Probe accuracy; empty where there is none."""
@@ -152,12 +141,9 @@ class View:
 
     def _curve(self, table: str, key: tuple, value: str, drawn: tuple) -> Curve:
         """The curve of the seeds that have every fraction, with the noise of these rows of "draws"."""
-        if drawn not in self._curves:
-            rows = self.rows(table, *key)
-            self._curves[drawn] = self._with_noise(rows.dropna(subset=[value]), value, drawn) if len(rows) else NO_CURVE
-        return self._curves[drawn]
-
-    def _with_noise(self, rows: pd.DataFrame, value: str, drawn: tuple) -> Curve:
+        if drawn in self._curves or self.rows(table, *key).empty:
+            return self._curves.get(drawn, NO_CURVE)
+        rows = self.rows(table, *key).dropna(subset=[value])
         seed = rows["seed"] if value == "accuracy" else 1000 * rows["seed_a"] + rows["seed_b"]
         grid = rows.assign(seed=seed).set_index(["fraction", "seed"])[value].unstack().sort_index().dropna(axis=1)
         means, std, draws, n_seeds = grid.mean(axis=1), grid.std(axis=1), np.zeros((len(grid), DRAWS)), 0
@@ -169,8 +155,9 @@ class View:
             if value == "cka":  # means over all draws of subsets have the noise of their images, drawn in groups
                 means, n_seeds = resampled["mean"], GROUPS
         points = [Estimate(float(mean), d, n_seeds) for mean, d in zip(means, draws, strict=True)]
-        n_neurons = rows.groupby("fraction")["n_neurons"].first().to_numpy()
-        return Curve(grid.index.to_numpy(float), n_neurons, std.to_numpy(float), points, grid.shape[1])
+        columns = grid.index, rows.groupby("fraction")["n_neurons"].first(), means, std
+        self._curves[drawn] = Curve(*(column.to_numpy() for column in columns), points, grid.shape[1])
+        return self._curves[drawn]
 
     def quantities(self, model: str, dataset: str, quantity: str, selection: str = "random") -> dict[float, Estimate]:
         """A quantity of "draws" on the task's own test set by fraction, such as "gini" or "gini_excess"."""

@@ -48,7 +48,7 @@ def counts(claims: pd.DataFrame) -> str:
     verdicts = (
         f"{holds} hold, {differs} differ, {open_} were measured but stay open, and for {without} data are lacking."
     )
-    return f"Of the paper's {len(claims)} claims, {verdicts}"
+    return f"Of {len(claims)} claims of the paper and its later version, {verdicts}"
 
 
 def renew(results: Path = SHIPPED, readme: Path = CHECKOUT / "README.md") -> None:

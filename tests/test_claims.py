@@ -13,7 +13,7 @@ from synthetic_tables import build, network, saturating, task
 
 from dr_utils import fairness
 from dr_utils.claims import CLAIMS, COLUMNS, evaluate
-from dr_utils.claims.estimates import Cell, Estimate, Ratio, decided
+from dr_utils.claims.estimates import LEVEL, Cell, Estimate, decided, variance_ratio
 from dr_utils.claims.paper_names import paper_network
 from dr_utils.claims.view import View
 from dr_utils.redundancy import diffused_redundancy
@@ -46,7 +46,7 @@ def rising(critical):
 def test_all_claims_in_order_on_empty_tables():
     found = evaluate({})
     assert tuple(found.columns) == COLUMNS
-    assert list(found["claim"]) == list(CLAIMS) and len(found) == 29
+    assert list(found["claim"]) == list(CLAIMS) and len(found) == 34
     assert set(found["verdict"]) == {"no data"}
     assert found["why"].str.contains("needs the table networks").all()
     assert found[["paper_figure", "published"]].map(bool).all(axis=None)
@@ -54,7 +54,7 @@ def test_all_claims_in_order_on_empty_tables():
 
 def test_a_run_with_one_network_leaves_the_rest_untested_with_reasons():
     found = evaluate(one(rising(0.2), cka=lambda m, d, f: saturating(0.3, 1.0)(f))).set_index("claim")
-    assert len(found) == 29 and found["why"].map(bool).all()
+    assert len(found) == len(CLAIMS) and found["why"].map(bool).all()
     for claim, lack in [
         ("P5", "adversarially"),
         ("P7", "adversarially"),
@@ -197,7 +197,7 @@ def test_resamples_of_seeds_have_an_unbiased_variance():
 
 def test_chi_square_interval_of_a_ratio():
     rng = np.random.default_rng(0)
-    found = [Ratio(rng.normal(size=8).var(ddof=1), 7).interval() for _ in range(400)]
+    found = [variance_ratio(rng.normal(size=8).var(ddof=1), 7).interval(LEVEL) for _ in range(400)]
     assert np.mean([low <= 1 <= high for low, high in found]) == pytest.approx(0.95, abs=0.03)
 
 
@@ -397,7 +397,7 @@ def test_a5_against_the_published_table(monkeypatch):
     assert found["verdict"] == "no data" and "published 0.90" in found["measured"]
     assert "agrees, but on 1 of the table's 24 values" in found["why"]
     with monkeypatch.context() as patch:
-        patch.setattr("dr_utils.claims.section3.A5_SHARE", 1 / 24)
+        patch.setitem(CLAIMS["A5"].parameters, "share", 1 / 24)
         assert row(one(near, even=True), "A5")["verdict"] == "holds"
     far = lambda m, f: 0.9 if f >= 0.8 else {0.5: 0.81}.get(f, 0.2)  # noqa: E731
     assert row(one(far, even=True), "A5")["verdict"] == "differs"
@@ -568,3 +568,36 @@ def test_i2(dataset, shifted, closing, verdict):
     found = row(tables, "I2")
     assert found["verdict"] == verdict
     assert ("stand-in: CIFAR-10 under common corruptions" in found["why"]) == (dataset == "cifar10")
+
+
+# ---- the later version
+
+
+@pytest.mark.parametrize(("claim", "training"), [("N1", "dropout"), ("N1", "decov"), ("N2", "layer")])
+@pytest.mark.parametrize(("power", "verdict"), [(0.1, "holds"), (1.0, "differs")])
+def test_other_training_and_layers(claim, training, power, verdict):
+    other = network("other", training=training)
+    tables = one(lambda m, f: 0.8 * f**power, networks=(STANDARD, other))
+    found = row(tables, claim)
+    assert found["verdict"] == verdict and found["measured"].startswith("other/cifar10:")
+    assert row(one(rising(0.2)), claim)["verdict"] == "no data"
+
+
+@pytest.mark.parametrize(("lead", "least", "projected"), [(-0.3, "holds", "differs"), (0.0, "open", "holds"),
+                                                          (0.2, "differs", "differs")])  # fmt: skip
+def test_other_directions(lead, least, projected):
+    def accuracy(model, dataset, fraction, selection, eval_set):
+        return saturating(0.3, 0.7)(fraction) + (lead if selection != "random" else 0.0)
+
+    selections = ("random", "pca_least", "projection_gaussian", "projection_uniform")
+    tables = build([STANDARD], [task("cifar10")], accuracy, selections=selections, noise=0.002, even=True)
+    found = evaluate(tables, only=["N3", "N4"]).set_index("claim")
+    assert dict(found["verdict"]) == {"N3": least, "N4": projected}
+    assert "projection_" in found["measured"]["N4"]
+
+
+def test_places365_is_judged_by_what_was_published():
+    found = row(one(rising(0.2)), "N5")
+    assert found["verdict"] == "holds" and "not a measurement of this suite" in found["why"]
+    share = (0.9 * 0.42866 - 0.38414) / (0.41036 - 0.38414)  # of the step from the printed point at .5 to that at .8
+    assert f"standard: {1 - 0.5 * (0.8 / 0.5) ** share:.3f}; adversarial: 0.7" in found["measured"]

@@ -216,7 +216,7 @@ def test_the_option_is_the_profile_and_its_notebooks(tmp_path):
 def test_notebooks_redraw_the_papers_curves(tmp_path, capsys):
     assert runner.main(["--from-reference", "--out", str(tmp_path), "--device", "cpu"]) == 0, capsys.readouterr().out
     shown = capsys.readouterr().out
-    assert "29 claims, 0 hold, 0 differ," in shown
+    assert "34 claims of the paper and its later version, 0 hold, 0 differ," in shown
     results = tmp_path / "reference"
     assert sorted(path.stem for path in (results / "figures").glob("*.png")) == sorted(FIGURES)
     for name in FIGURES:

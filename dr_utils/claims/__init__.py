@@ -1,29 +1,70 @@
 """The paper's claims against our tables: claim, published, measured, verdict, and why.
 
-The rule that gives a verdict stands beside each claim, a file per section of the paper; how noise enters, and how many
-networks and tasks make one verdict, is in `estimates`.
+claims.yaml holds what they say and their thresholds; their rules are in a file per section of the paper. How noise
+enters, and how many networks and tasks make one verdict, is in `estimates`.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from dr_utils import store
 from dr_utils.checks import unknown
-from dr_utils.claims.against import against_paper, difference_of
-from dr_utils.claims.estimates import no_data
-from dr_utils.claims.registry import CLAIMS
-from dr_utils.claims.show import show
+from dr_utils.claims import later, section2, section3, section4
+from dr_utils.claims.against import PUBLISHED, against_paper, difference_of
+from dr_utils.claims.estimates import DIFFERS, FEWEST_SEEDS, HOLDS, NO_DATA, NOTHING, OPEN, Outcome, decided
 from dr_utils.claims.view import SCHEMA, View
 
 __all__ = ["CLAIMS", "COLUMNS", "against_paper", "evaluate", "judge", "show"]
 
 # Part of the key of stored verdicts. Raise it when a rule, or a text of the table, changes.
-VERSION = 4
+VERSION = 5
 COLUMNS = ("claim", "paper_figure", "published", "measured", "verdict", "why", "difference")
 NOT_OURS = "published numbers: not a measurement of this suite"
+# Colours of the colour-blind palette, light enough for black text; the word stands beside them.
+_SHADES = {HOLDS: "#cfe8dd", DIFFERS: "#f9d9c0", OPEN: "#e8e8e8", NO_DATA: "#ffffff"}
+_CAPTION = (
+    "Thresholds are fixed in advance. 'Clearly' means by the 95 % interval over seeds and test images. A claim about "
+    "many networks and tasks holds if it is clear in more than half of them and clearly wrong in none. 'open': "
+    "measured, but the difference is within noise."
+)
+_TITLES = {"statement": "the paper says", "paper_figure": "where", "published": "published",
+           "rule": 'the rule for "holds"', "measured": "ours", "verdict": "verdict", "why": "why",
+           "difference": "ours less printed"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper: what claims.yaml says of it, and explains there, and its rule in code, `test`."""
+
+    test: Callable[..., Outcome]
+    figure: str
+    statement: str
+    published: str
+    rule: str
+    needs: str
+    parameters: dict
+    note: str = ""
+    printed: str = ""
+
+
+def _claims() -> dict[str, Claim]:
+    rules, found = vars(section2) | vars(section3) | vars(section4) | vars(later), {}
+    for name, texts in yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf-8")).items():
+        parameters = texts.pop("parameters", {})
+        braces = {"FEWEST_SEEDS": FEWEST_SEEDS, "estimator": "{estimator}", **parameters}
+        texts = {key: text.format_map(braces) for key, text in texts.items()}
+        found[name] = Claim(rules[name.lower()], statement=texts.pop("claim"), parameters=parameters, **texts)
+    return found
+
+
+CLAIMS = _claims()
 
 
 def judge(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -32,59 +73,58 @@ def judge(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     They are stored under the content of the tables and `VERSION`, so that a run judges once and its notebooks read.
     Raises as `evaluate`, and `dr_utils.store.CacheError` where the store cannot be written.
     """
-    content = {name: _content(table) for name, table in tables.items() if name in SCHEMA}
-    key = store.key_of({"version": VERSION, "tables": content})
+    content = {name: store.sha256_of(tables[name].to_parquet(index=False)) for name in SCHEMA if name in tables}
+    about = {"version": VERSION, "tables": content}
+    key = store.key_of(about)
     if found := store.read("claims", key):
         return found.tables["claims"]
     claims = evaluate(tables)
-    store.write("claims", key, about={"version": VERSION, "tables": content}, tables={"claims": claims})
+    store.write("claims", key, about=about, tables={"claims": claims})
     return claims
 
 
-def _content(table: pd.DataFrame) -> str:
-    found = hashlib.sha256(" ".join(table.columns).encode())
-    if "quantity" in table:  # "draws", a column of arrays
-        found.update(b"".join(draws.tobytes() for draws in table["draws"]))
-        table = table.drop(columns="draws")
-    found.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
-    return found.hexdigest()
+def evaluate(tables: dict[str, pd.DataFrame], only: str | Sequence[str] | None = None) -> pd.DataFrame:
+    """Judge the paper's claims, or `only` those with these ids, by the tables of one run as `Study.run` returns them.
 
+    Returns one row per claim in the order of the paper: claim, paper_figure, published, measured, verdict ("holds",
+    "differs", "open" or "no data"), why, and difference: how far ours are from the printed numbers that the claim is
+    about, in standard deviations of ours; "" where none were printed. There are "no data" where tables are missing or
+    empty; nor are published numbers, in place of measured ones, evidence for what was published.
 
-def evaluate(tables: dict[str, pd.DataFrame], only=None) -> pd.DataFrame:
-    """Judge the paper's claims by the tables of one run.
-
-    Parameters
-    ----------
-    tables : dict of DataFrame
-        Tables by name as `Study.run` returns them. For a claim whose tables are missing or empty there are "no data";
-        nor are published numbers, in place of measured ones, evidence for what was published.
-    only : str or sequence of str, optional
-        Claim ids, such as ["P1", "P2"]; all by default.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per claim in the order of the paper: claim, paper_figure, published, measured, verdict ("holds",
-        "differs", "open" or "no data"), why, and difference: how far ours are from the printed numbers that the claim
-        is about, in standard deviations of ours; "" where none were printed.
-
-    Raises
-    ------
-    ValueError
-        Unknown claim, or a table that lacks columns or holds text where numbers belong.
+    Raises ValueError for an unknown claim, or a table that lacks columns or holds text where numbers belong.
     """
     wanted = list(CLAIMS) if only is None else [only] if isinstance(only, str) else list(only)
     for name in wanted:
         if name not in CLAIMS:
             raise unknown("claim", name, CLAIMS)
     view, rows = View(tables), []
-    against = against_paper(view)
-    for claim in (CLAIMS[name] for name in CLAIMS if name in wanted):
-        if "networks" not in view.tables:
-            outcome = no_data("needs the table networks of a run")
-        else:
-            outcome = no_data(NOT_OURS) if view.from_paper else claim.test(view)
-        difference = difference_of(claim.id, against, view)
-        found = outcome.measured, outcome.verdict, outcome.why, difference
-        rows.append((claim.id, claim.figure, claim.published, *found))
+    against, missing = against_paper(view), "needs the table networks of a run" if view.networks.empty else ""
+    if set(view.networks.get("source", [])) == {PUBLISHED}:
+        missing = NOT_OURS
+    for name in [name for name in CLAIMS if name in wanted]:
+        claim = CLAIMS[name]
+        decide = partial(decided, needs=claim.needs, note=claim.note.replace("{estimator}", view.estimator))
+        found = Outcome(NOTHING, NO_DATA, missing) if missing else claim.test(view, decide, **claim.parameters)
+        difference = difference_of(claim.printed, against, view.networks)
+        rows.append((name, claim.figure, claim.published, found.measured, found.verdict, found.why, difference))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def show(table: pd.DataFrame, only: Sequence[str]):
+    """Lay out some claims (ids, in the order wanted) of the table of `evaluate` for reading, as a Styler."""
+    rows = table.set_index("claim")
+    for name in only:
+        if name not in rows.index:
+            raise unknown("claim", name, rows.index)
+    rows = rows.loc[list(only)]
+    rows["statement"] = [CLAIMS[name].statement for name in only]
+    rows["rule"] = [CLAIMS[name].rule for name in only]
+    rows = rows[list(_TITLES)].rename(columns=_TITLES)
+    if not rows["ours less printed"].any():
+        rows = rows.drop(columns="ours less printed")  # nothing was printed that these could be compared with
+    return (
+        rows.style.set_caption(_CAPTION)
+        .set_properties(**{"text-align": "left", "vertical-align": "top", "white-space": "normal"})
+        .map(lambda verdict: f"background-color: {_SHADES[verdict]}; color: black", subset=["verdict"])
+        .set_table_styles([{"selector": "th", "props": "text-align: left; vertical-align: top"}])
+    )

@@ -1,26 +1,24 @@
 """Numbers that know their noise, curves of them, and many of them against one threshold.
 
 The noise of a number is how far it moves when test images and subsets are drawn again (`dr_utils.resampling`). Every
-network sees the same resamples, so the noise of any difference or function of numbers is that of the same function of
-their resamples. CKA, a mean over 500 subsets, has the noise of its images by a jackknife over groups of them. Intervals
-are the number plus and minus Student's t, with one degree of freedom less than there are seeds or groups, times the
-standard deviation over the resamples.
+network sees the same resamples, so the noise of a function of numbers is that of the same function of their resamples.
+CKA, a mean over 500 subsets, has the noise of its images, by a jackknife over groups of them. An interval is Student's
+t, with one degree of freedom less than there are seeds or groups, times the standard deviation over the resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-import pandas as pd
 from scipy import special
 
 from dr_utils.redundancy import critical_fractions
-from dr_utils.resampling import DRAWS, GROUPS
+from dr_utils.resampling import DRAWS
 
 HOLDS, DIFFERS, OPEN, NO_DATA = "holds", "differs", "open", "no data"
+NOTHING = "nothing measured"
 LEVEL = 0.05  # two-sided, the usual 95 %
 FEWEST_SEEDS = 3  # below, a spread over seeds says next to nothing
 CLEAR_SHARE = 0.5  # most cells must be clear by themselves: one clear cell among many does not carry a claim
@@ -47,20 +45,17 @@ class Estimate:
         half = float(special.stdtrit(self.n_seeds - 1, 1 - level / 2) * np.std(self.draws))
         return self.value - half, self.value + half
 
-    def __add__(self, other: Estimate) -> Estimate:
-        return Estimate(self.value + other.value, self.draws + other.draws, min(self.n_seeds, other.n_seeds))
+    def __sub__(self, other: Estimate) -> Estimate:
+        return Estimate(self.value - other.value, self.draws - other.draws, min(self.n_seeds, other.n_seeds))
 
     def __mul__(self, factor: float) -> Estimate:
         return Estimate(self.value * factor, self.draws * factor, self.n_seeds)
-
-    def __sub__(self, other: Estimate) -> Estimate:
-        return self + other * -1
 
     def __abs__(self) -> Estimate:
         return self * (-1 if self.value < 0 else 1)
 
     def __str__(self) -> str:
-        low, high = self.interval()
+        low, high = self.interval(LEVEL)
         return f"{self.value:.3f} " + (f"[{low:.3f}, {high:.3f}]" if np.isfinite(low) else "[spread unknown]")
 
 
@@ -77,146 +72,115 @@ def apply(function: Callable[[np.ndarray], np.ndarray], parts: Sequence[Estimate
 
 
 def mean(parts: Sequence[Estimate]) -> Estimate:
-    """Return the mean of several numbers."""
     return apply(lambda values: values.mean(axis=-1), parts)
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """A sample variance over a known one, its chi-square interval by `df`, and what it is to be shown as."""
+class Known:
+    """A number whose interval at a level is known without resamples."""
 
     value: float
-    df: int
-    shown: float | None = None
+    interval: Callable[[float], tuple[float, float]]
+    __str__ = Estimate.__str__
 
-    def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Return the ends of its interval."""
-        return tuple(self.df * self.value / special.chdtri(self.df, [level / 2, 1 - level / 2]))
+
+def variance_ratio(value: float, df: int) -> Known:
+    """Return a sample variance over a known one, with its chi-square interval."""
+    return Known(value, lambda level: tuple(df * value / special.chdtri(df, [level / 2, 1 - level / 2])))
+
+
+def bounds(value: float, low: float, high: float) -> Known:
+    """Return a number that was written with its interval."""
+    return Known(value, lambda _: (low, high))
+
+
+def slope(x, y) -> Known | Estimate:
+    """Return the slope of a line through points, with its interval by Student's t; absent without three different x."""
+    if len(np.unique(x)) < 3:
+        return ABSENT
+    (found, _), covariance = np.polyfit(x, y, 1, cov=True)
+    error, df = covariance[0, 0] ** 0.5, len(x) - 2
+    return Known(found, lambda level: tuple(found + error * special.stdtrit(df, [level / 2, 1 - level / 2])))
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Performance over rising fractions [F], the whole layer (1) included where it was measured.
-
-    `values` [F, S] has a column per seed. `draws` [F, draws] is by how much resamples depart from the mean, None where
-    the tables have none. `stated` [F] is a standard deviation that was published with a mean, NaN where none was.
-    """
+    """Means over seeds, or over all draws of subsets where there were more, by rising fraction; `std` is over seeds."""
 
     fractions: np.ndarray
     n_neurons: np.ndarray
-    values: np.ndarray
-    seeds: tuple[int, ...]
-    draws: np.ndarray | None = None
-    means: np.ndarray | None = None  # over more than the seeds
-    stated: np.ndarray | None = None
+    mean: np.ndarray
+    std: np.ndarray
+    points: Sequence[Estimate]
+    n_seeds: int
 
-    @cached_property
-    def mean(self) -> np.ndarray:
-        """Mean over the seeds [F], or over all draws of subsets where there were more."""
-        return self.values.mean(axis=1) if self.means is None else self.means
-
-    @cached_property
-    def std(self) -> np.ndarray:
-        """Standard deviation over the seeds [F]; with one seed the stated one, or NaN."""
-        if len(self.seeds) > 1:
-            return self.values.std(axis=1, ddof=1)
-        return np.full(len(self.values), np.nan) if self.stated is None else self.stated
-
-    def seeds_at(self, fraction: float) -> pd.Series | None:
-        """Return performance per seed at one fraction; None where the grid lacks it."""
-        hit = np.flatnonzero(close(self.fractions, fraction))
-        return pd.Series(self.values[hit[0]], index=list(self.seeds)) if hit.size else None
+    def __bool__(self) -> bool:
+        return len(self.points) > 0
 
     def at(self, fraction: float) -> Estimate:
         """Return the mean at one fraction; `ABSENT` where the grid lacks it."""
         hit = np.flatnonzero(close(self.fractions, fraction))
         return self.points[hit[0]] if hit.size else ABSENT
 
-    @cached_property
-    def points(self) -> list[Estimate]:
-        """Mean at every fraction."""
-        draws = np.zeros((len(self.mean), DRAWS)) if self.draws is None else self.draws
-        # Means over all draws of subsets have the noise of their images, which are drawn in groups.
-        n_seeds = 0 if self.draws is None else len(self.seeds) if self.means is None else GROUPS
-        return [Estimate(float(m), d, n_seeds) for m, d in zip(self.mean, draws, strict=True)]
-
-    def between(self, low: float, high: float = 1.0) -> list[float]:
-        """Return the grid's fractions f with low <= f < high."""
-        return [float(f) for f in self.fractions if (f > low or close([f], low)[0]) and f < high]
+    def parts(self, least: float = 0.0) -> np.ndarray:
+        """Return the fractions from this one on that are below the whole layer."""
+        return self.fractions[(self.fractions >= least * (1 - 1e-6)) & (self.fractions < 1.0)]
 
     def redundancy(self, delta: float) -> Estimate:
         """Return DR by rule "crossing", in shares of the neurons; absent without a whole layer that is ever right."""
-        shares, first = np.unique(self.n_neurons / self.n_neurons[-1], return_index=True)
-        if not close(self.fractions, 1.0).any() or not self.mean[-1] > 0:
+        if not self.at(1.0).value > 0:
             return ABSENT
+        shares, first = np.unique(self.n_neurons / self.n_neurons[-1], return_index=True)
 
         def crossing(values: np.ndarray) -> np.ndarray:
-            ratio = np.atleast_2d(values / np.maximum(values[..., -1:], 1e-9)).T
-            found = 1 - critical_fractions(shares, ratio, delta, "crossing")
-            return found if values.ndim > 1 else found[0]
+            ratio = (values / np.maximum(values[..., -1:], 1e-9)).reshape(-1, len(shares)).T
+            return 1 - critical_fractions(shares, ratio, delta, "crossing").reshape(values.shape[:-1])
 
         return apply(crossing, [self.points[i] for i in first])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one claim: the numbers with their spread, the verdict, and why it is what it is."""
-
     measured: str
     verdict: str
     why: str
 
 
-NOTHING = "nothing measured"
-
-
-def no_data(needed: str, measured: str = NOTHING) -> Outcome:
-    """Return the outcome of a claim for which numbers are lacking, with what would give them."""
-    return Outcome(measured, NO_DATA, needed)
-
-
 @dataclass(frozen=True)
 class Cell:
-    """One network and task (or pair, family, ...): its number, and whether that speaks for or against.
-
-    `state` is "for", "against" (beyond the level of all cells together), "opposed" (beyond its own 95 % only) or
-    "noise"; `effect` is how far from the threshold it would have had to be to be clear.
-    """
+    """The number of one network and task (or pair, family, ...), and whether it speaks for a claim or against."""
 
     name: str
     text: str
-    state: str
+    state: str  # "for", "against" (beyond the level of all cells together), "opposed" (beyond its own 95 %), "noise"
     value: float
-    effect: float = np.nan
+    effect: float = np.nan  # how far from the threshold it would have had to be to be clear
 
 
-def compared(estimates: Mapping[str, Estimate | Ratio], threshold: float, *, above: bool = True, texts=None,
+def compared(numbers: Mapping[str, Estimate | Known], threshold: float, *, above: bool = True, texts=None,
              n: int | None = None, picked: bool = False) -> list[Cell]:  # fmt: skip
     """Return a cell for every number there is: clearly above (or below) the threshold, clearly not, or neither.
 
-    `n` is the number of comparisons in all, by default these. With `picked` these are the worst of them, so that one
-    that is wrong at its own 95 % says nothing.
+    They are `n` comparisons in all, or were `picked` as the worst of so many: then their own 95 % say nothing.
     """
-    found = {name: estimate for name, estimate in estimates.items() if np.isfinite(estimate.value)}
+    found = {name: number for name, number in numbers.items() if np.isfinite(number.value)}
     sign, cells = 1 if above else -1, []
-    for name, estimate in found.items():
-        (low, high), wide = (sorted(sign * end for end in estimate.interval(level))
-                             for level in (LEVEL, LEVEL / (n or len(found))))  # fmt: skip
-        state = "for" if low > sign * threshold else "against" if wide[1] < sign * threshold else "noise"
+    for name, number in found.items():
+        low, high = sorted(sign * end for end in number.interval(LEVEL))
+        highest = max(sign * end for end in number.interval(LEVEL / (n or len(found))))
+        state = "for" if low > sign * threshold else "against" if highest < sign * threshold else "noise"
         state = "opposed" if state == "noise" and high < sign * threshold and not picked else state
-        text = (texts or {}).get(name) or str(estimate)
-        shown = getattr(estimate, "shown", None) or estimate.value
-        cells.append(Cell(name, text, state, float(shown), sign * estimate.value - low))
+        cells.append(Cell(name, (texts or {}).get(name, str(number)), state, number.value, sign * number.value - low))
     return cells
 
 
-def reached(bounds: Mapping[str, tuple[float, float, float]], least: float) -> list[Cell]:
-    """Return a cell for every (value, low, high): whether it is at least `least`, the whole interval counted."""
-    cells = []
-    for name, (value, low, high) in bounds.items():
-        state = "for" if low >= least - 1e-9 else "against" if high < least - 1e-9 else "noise"
-        cells.append(Cell(name, f"{value:.3f} [{low:.3f}, {high:.3f}]", state, value, value - low))
-    return cells
+def worst(found: Mapping[str, Mapping[str, Estimate]], threshold: float, before: Mapping[str, str]) -> list[Cell]:
+    """Return a cell for each name's largest number, which is to lie below the threshold; `before` stands before it."""
+    found = {name: {at: x for at, x in own.items() if np.isfinite(x.value)} for name, own in found.items()}
+    largest = {name: max(own, key=lambda at: own[at].value) for name, own in found.items() if own}
+    numbers = {name: found[name][at] for name, at in largest.items()}
+    texts = {name: f"{before.get(name, '')}{numbers[name]} ({at})" for name, at in largest.items()}
+    return compared(numbers, threshold, above=False, texts=texts, n=sum(map(len, found.values())), picked=True)
 
 
 def listed(cells: Sequence[Cell], note: str = "") -> str:
@@ -228,39 +192,35 @@ def listed(cells: Sequence[Cell], note: str = "") -> str:
     return summary + "; ".join(f"{cell.name}: {cell.text}" for cell in shown) + (f" ({note})" if note else "")
 
 
-def decided(cells: Sequence[Cell], lacking: str, *, note: str = "", why: str = "") -> Outcome:
-    """Return one verdict from all cells; without any, there are no data but for what is `lacking`.
+def decided(cells: Sequence[Cell], needs: str, *, note: str = "", why: str = "", half: str = "") -> Outcome:
+    """Return one verdict from all cells; without any there are no data, and `needs` says what would give them.
 
     "differs" if a cell is against the claim at the level of all cells together, or more than half are at their own;
-    "holds" if none is and more than half are clearly for; else "open", with the smallest effect that was to be seen.
+    "holds" if none is and more than half are clearly for; else "open". With a `half` not measured it cannot hold.
     """
     if not cells:
-        return no_data(lacking)
-    n, tail, numbers = len(cells), (f"; {why}" if why else ""), listed(cells, note)
-    found = {state: [c for c in cells if c.state == state] for state in ("for", "against", "opposed", "noise")}
-    contrary = found["against"] + found["opposed"]
-    count = f"clear on {len(found['for'])} of {n}"
-    if found["noise"]:
-        count += f", within noise on {len(found['noise'])} ({_names(found['noise'])})"
-    against = f"against on {len(contrary)} of {n} ({_names(contrary)}), "
-    if found["against"] or len(contrary) > CLEAR_SHARE * n:
-        return Outcome(numbers, DIFFERS, against + count + tail)
-    if contrary:
-        count = f"one by one {against}not so beyond what chance does among many cells; {count}"
-    if len(found["for"]) > CLEAR_SHARE * n:
-        return Outcome(numbers, HOLDS, count + tail)
+        return Outcome(NOTHING, NO_DATA, f"needs {needs}")
+    clear, against, opposed, noise = (
+        [cell for cell in cells if cell.state == state] for state in ("for", "against", "opposed", "noise")
+    )
+    contrary, most = against + opposed, CLEAR_SHARE * len(cells)
+    said = f"clear on {len(clear)} of {len(cells)}"
+    said += f", within noise on {len(noise)} ({_names(noise)})" if noise else ""
+    wrong = f"against on {len(contrary)} of {len(cells)} ({_names(contrary)}), "
+    verdict = HOLDS if len(clear) > most else OPEN
+    if against or len(contrary) > most:
+        verdict, said = DIFFERS, wrong + said
+    elif contrary:
+        said = f"one by one {wrong}not so beyond what chance does among many cells; {said}"
     effects = [cell.effect for cell in cells if np.isfinite(cell.effect)]
-    seen = f"; a distance of {np.median(effects):.3f} would have been clear" if effects else ""
-    return Outcome(numbers, OPEN, f"{count}{seen}{tail}")
+    if verdict == OPEN and effects:
+        said += f"; a distance of {np.median(effects):.3f} would have been clear"
+    said += f"; {why}" if why else ""
+    if half and verdict != DIFFERS:
+        verdict, said = NO_DATA, f"needs {half}; the other half: {said}"
+    return Outcome(listed(cells, note), verdict, said)
 
 
-def half_missing(outcome: Outcome, lacking: str) -> Outcome:
-    """Return the outcome of a claim of which a half was not measured: it can differ, but not hold."""
-    if outcome.verdict in (DIFFERS, NO_DATA):
-        return outcome
-    return no_data(f"{lacking}; the other half: {outcome.why}", outcome.measured)
-
-
-def _names(cells: Iterable[Cell]) -> str:
+def _names(cells: Sequence[Cell]) -> str:
     names = [cell.name for cell in cells]
     return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")

@@ -1,153 +1,97 @@
 """Claims of section 3: architectures and upstream data, width, Matryoshka networks."""
 
-from __future__ import annotations
-
+from dataclasses import replace
 from functools import partial
-from itertools import combinations
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
 
-from dr_utils.claims.estimates import (
-    ABSENT,
-    DIFFERS,
-    HOLDS,
-    NOTHING,
-    OPEN,
-    Cell,
-    Estimate,
-    Outcome,
-    apply,
-    compared,
-    decided,
-    listed,
-    mean,
-    no_data,
-    reached,
-)
+from dr_utils.claims.estimates import DIFFERS, HOLDS, NO_DATA, OPEN, Cell, Outcome, apply, bounds, compared, mean
 from dr_utils.claims.paper_names import paper_network, paper_task
-from dr_utils.claims.section2 import DELTA, NO_PAIR, pairs_compared
-from dr_utils.claims.view import View
-from dr_utils.reference import published as published_values
-
-LEAST_DR = 0.2  # the smallest entry of Table 1: the least that the paper itself calls diffused redundancy
-FAMILIES = 2  # "across architectures", "in every architecture"
-A4_WIDTHS, A4_GAMMA = 3, 0.5  # two widths make no trend; the narrower network wins at least a quarter
-A4_PAIRS = 5  # fewer clear comparisons cannot tell a share of a quarter from one of a half
-A5_SHARE = 0.5  # a table is more than one of its values: so large a share must be compared before it can hold
-W1_WIDTHS = 3
-W2_SHARE = 7 / 8  # "almost 90 %": of 8 neurons, 7 are the nearest to it
-M2_SIZES = (8, 16, 32)
-M3_MOST, M3_MARGIN = 0.25, 0.02  # "quickly"; a lead over two points has not been caught up with, significant or not
-M4_CKA, M4_FRACTIONS = 0.6, (0.1, 0.2)  # what the paper's Fig. 8 calls high runs from .61 to .74 at .06 to .125
-NO_MRL = "needs a Matryoshka network (networks: training 'mrl')"
+from dr_utils.claims.section2 import pairs_compared
+from dr_utils.reference import published
 
 
-def by_family(view: View, numbers: dict[str, Estimate]) -> dict[str, Estimate]:
-    """Mean of the numbers of each family's networks, which are named "network/task"."""
-    found: dict[str, list[Estimate]] = {}
+def a1(view, decide, delta, least, families, what, pairs=None):
+    """One cell per family, the mean over its networks, or pairs of them, and over tasks."""
+    alone = {f"{m}/{d}": view.dr(m, d, delta) for m, d in view.cells("standard")}
+    numbers, found = pairs_compared(view, pairs, [delta]) if pairs else alone, {}
     for name, number in numbers.items():
         if np.isfinite(number.value):
             found.setdefault(view.family(name.split("/")[0]), []).append(number)
-    return {family: mean(parts) for family, parts in found.items()}
+    cells = compared({family: mean(parts) for family, parts in found.items()}, least)
+    if not 0 < len(cells) < families:
+        return decide(cells)
+    why = f"needs {what} in {families} families; this run has only {cells[0].name}"
+    return Outcome(decide(cells).measured, NO_DATA, why)
 
 
-def a1(view: View) -> Outcome:
-    found = by_family(view, {f"{m}/{d}": view.dr(m, d, DELTA) for m, d in view.cells(view.models("standard"))})
-    return _over_families(compared(found, LEAST_DR), "standard networks", f"DR({DELTA}), mean over tasks per family")
+a2 = a1
 
 
-def _over_families(cells: list[Cell], what: str, note: str) -> Outcome:
-    if 0 < len(cells) < FAMILIES:
-        return no_data(f"needs {what} in {FAMILIES} families; this run has only {cells[0].name}", listed(cells, note))
-    return decided(cells, f"needs {what} in {FAMILIES} families", note=note)
+def a4(view, decide, widths, gamma, fewest):
+    """Goodman-Kruskal gamma: that a test finds no correlation in a few networks would not prove that there is none."""
+    cards, leads, seen = view.networks, [], set()
+    for wide, thin in permutations(view.models("standard"), 2):
+        same = cards.kind[wide] == cards.kind[thin] and cards.upstream[wide] == cards.upstream[thin]
+        for d in view.datasets(thin) if same and cards.width[wide] > cards.width[thin] else ():
+            lead = view.accuracy(wide, d).at(1.0) - view.accuracy(thin, d).at(1.0)
+            if np.isfinite(lead.value):
+                leads.append(lead.interval())
+                seen |= {cards.width[wide], cards.width[thin]}
+    wins, losses = sum(low > 0 for low, _ in leads), sum(high < 0 for _, high in leads)
+    clear, found = wins + losses, (wins - losses) / max(wins + losses, 1)
+    text = f"the wider network is clearly better in {wins} of {clear} clear comparisons ({len(leads) - clear} within"
+    text += f" noise), gamma {found:.2f}; widths {', '.join(map(str, sorted(seen)))}"
+    if len(seen) < widths:
+        return replace(decide([]), measured=text) if seen else decide([])
+    if clear < fewest:
+        return Outcome(text, OPEN, f"only {clear} clear comparisons, {fewest} are needed")
+    return Outcome(text, HOLDS if found <= gamma else DIFFERS, f"gamma {found:.2f}; the rule: at most {gamma}")
 
 
-def a2(view: View) -> Outcome:
-    found = by_family(view, pairs_compared(view, view.robust_pairs()))
-    if not found:
-        return no_data(NO_PAIR)
-    return _over_families(compared(found, 0.0), "adversarial pairs", f"DR({DELTA}) adv - std")
-
-
-def a3(view: View) -> Outcome:
-    cells = compared(pairs_compared(view, view.upstream_pairs()), 0.0)
-    return decided(cells, "needs a network trained on two upstream sets of known, different sizes (networks: upstream)",
-                   note=f"DR({DELTA}) with more data minus less")  # fmt: skip
-
-
-def a4(view: View) -> Outcome:
-    """Goodman-Kruskal gamma, (wins - losses) / (wins + losses) beyond noise, within one kind and upstream set.
-
-    "No correlation" cannot be proven by a test that finds none in a few networks.
-    """
-    wins = losses = ties = 0
-    widths: set[int] = set()
-    cards = view.networks.loc[view.models("standard")]
-    for a, b in combinations(cards.index, 2):
-        thin, wide = sorted((a, b), key=lambda m: cards.loc[m, "width"])
-        same = all(cards.loc[a, key] == cards.loc[b, key] for key in ("kind", "upstream"))
-        for d in view.datasets(a) if same and cards.loc[thin, "width"] < cards.loc[wide, "width"] else ():
-            curves = [view.accuracy(m, d) for m in (wide, thin)]
-            if None not in curves and np.isfinite((lead := curves[0].at(1.0) - curves[1].at(1.0)).value):
-                low, high = lead.interval()
-                wins, losses, ties = wins + (low > 0), losses + (high < 0), ties + (low <= 0 <= high)
-                widths |= {int(cards.loc[m, "width"]) for m in (wide, thin)}
-    clear = wins + losses
-    gamma = (wins - losses) / max(clear, 1)
-    text = (f"the wider network is clearly better in {wins} of {clear} clear comparisons ({ties} within noise), "
-            f"gamma {gamma:.2f}; widths {', '.join(map(str, sorted(widths)))}")  # fmt: skip
-    if len(widths) < A4_WIDTHS:
-        return no_data(f"needs standard networks of {A4_WIDTHS} widths on one task", text if widths else NOTHING)
-    if clear < A4_PAIRS:
-        return Outcome(text, OPEN, f"only {clear} clear comparisons, {A4_PAIRS} are needed")
-    return Outcome(text, HOLDS if gamma <= A4_GAMMA else DIFFERS, f"gamma {gamma:.2f}; the rule: at most {A4_GAMMA}")
-
-
-def a5(view: View) -> Outcome:
+def a5(view, decide, delta, share):
     """One cell per network and task of Table 1, by the rule that made it, "nearest"; a grid step outside is noise."""
-    table = published_values(source="ICLR23 seed text", figure_or_table="Table 1", quantity="diffused_redundancy_DR")
+    table = published(source="ICLR23 seed text", figure_or_table="Table 1", quantity="diffused_redundancy_DR")
     entries = {(row.model, row.dataset): float(row.number) for row in table.itertuples()}
     cells, others = [], []
-    for m, d in view.cells(view.models("standard")):
-        card, found = view.networks.loc[m], view.redundancy(m, d, DELTA, "nearest")
-        name = paper_network(card) if card["upstream"] == "imagenet1k" else None
-        value = entries.get((name, paper_task(d)))
-        if found is None:
+    for m, d in view.cells("standard"):
+        card, (dr, low, high) = view.networks.loc[m], view.redundancy(m, d, delta, "nearest")
+        value = entries.get((card["upstream"] == "imagenet1k" and paper_network(card), paper_task(d)))
+        text = f"{dr:.2f} [{low:.2f}, {high:.2f}]"
+        if value is None or np.isnan(dr):
+            others += [] if np.isnan(dr) else [Cell(f"{m}/{d}", text, "noise", dr)]
             continue
-        text = "{:.2f} [{:.2f}, {:.2f}]".format(*found)
-        if value is None:
-            others.append(Cell(f"{m}/{d}", text, "noise", found[0]))
-            continue
-        grid, (_, low, high) = 1 - view.accuracy(m, d).fractions, found
-        ends = grid[grid < low - 1e-6].max(initial=0.0) - 1e-6, grid[grid > high + 1e-6].min(initial=1.0) + 1e-6
-        state = "for" if low - 1e-6 <= value <= high + 1e-6 else "noise" if ends[0] <= value <= ends[1] else "against"
-        cells.append(Cell(f"{m}/{d}", f"{text} vs published {value:.2f}", state, found[0]))
-    note = "rule nearest, interval over seeds"
-    outcome = decided(cells, "needs a network and a task of Table 1", note=note)
-    if outcome.verdict == HOLDS and len(cells) < A5_SHARE * len(entries):
-        outcome = no_data(f"agrees, but on {len(cells)} of the table's {len(entries)} values", outcome.measured)
-    if not others:
-        return outcome
-    ours = f"not in Table 1: {listed(others, note)}"
-    return Outcome(ours if not cells else f"{outcome.measured}; {ours}", outcome.verdict, outcome.why)
+        grid = 1 - view.accuracy(m, d).fractions
+        below, above = grid[grid < low - 1e-6].max(initial=0.0), grid[grid > high + 1e-6].min(initial=1.0)
+        state = "noise" if below - 1e-6 <= value <= above + 1e-6 else "against"
+        state = "for" if low - 1e-6 <= value <= high + 1e-6 else state
+        cells.append(Cell(f"{m}/{d}", f"{text} vs published {value:.2f}", state, dr))
+    outcome = decide(cells)
+    if outcome.verdict == HOLDS and len(cells) < share * len(entries):
+        few = f"agrees, but on {len(cells)} of the table's {len(entries)} values"
+        outcome = Outcome(outcome.measured, NO_DATA, few)
+    if others:
+        beside = f"not in Table 1: {decide(others).measured}"
+        outcome = replace(outcome, measured=f"{outcome.measured}; {beside}" if cells else beside)
+    return outcome
 
 
-def w1(view: View) -> Outcome:
+def w1(view, decide, delta, widths):
     found = {}
     for family, one in {view.family(m): m for m in view.models("narrow")}.items():
         alike = [m for m in view.models("narrow", "standard") if m in view.alike(one, "upstream")]
         for d in view.datasets(one):
-            models = [m for m in alike if view.accuracy(m, d) is not None]
+            models = [m for m in alike if view.accuracy(m, d)]
             ranks = view.networks.loc[models, "width"].rank().to_numpy()
-            if len(set(ranks)) >= W1_WIDTHS:
-                correlation = partial(rank_correlation, ranks)
-                found[f"{family}/{d}"] = apply(correlation, [view.dr(m, d, DELTA) for m in models])
-    return decided(compared(found, 0.0), f"needs narrow layers of {W1_WIDTHS} widths (networks: training 'narrow')",
-                   note=f"rank correlation of DR({DELTA}) with width")  # fmt: skip
+            if len(set(ranks)) >= widths:
+                drs = [view.dr(m, d, delta) for m in models]
+                found[f"{family}/{d}"] = apply(partial(rank_correlation, ranks), drs)
+    return decide(compared(found, 0.0))
 
 
-def rank_correlation(ranks: np.ndarray, values: np.ndarray) -> np.ndarray:
+def rank_correlation(ranks, values):
     """Spearman correlation of values [..., n] with ranks [n]; values without differences show no trend: 0."""
     other = pd.DataFrame(np.atleast_2d(values)).rank(axis=1).to_numpy().reshape(np.shape(values))
     a, b = ranks - ranks.mean(), other - other.mean(axis=-1, keepdims=True)
@@ -155,68 +99,53 @@ def rank_correlation(ranks: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.where(scale > 0, b @ a / np.where(scale > 0, scale, 1.0), 0.0)
 
 
-def w2(view: View) -> Outcome:
+def w2(view, decide, delta, share):
     """DR is eq. 1 itself, as every subset was measured; its interval is over the test images."""
-    found = {f"{m}/{d}": dr for m in view.models("narrow") for d in view.datasets(m)
-             if (dr := view.redundancy(m, d, DELTA, "exact"))}  # fmt: skip
-    cells = reached({name: (1 - dr, 1 - high, 1 - low) for name, (dr, low, high) in found.items()}, W2_SHARE)
-    return decided(cells, "needs a layer of 8 neurons and selection 'every' in the profile",
-                   note=f"share of the neurons needed for {DELTA:.0%} of the layer's accuracy")  # fmt: skip
+    found = {f"{m}/{d}": view.redundancy(m, d, delta, "exact") for m, d in view.cells("narrow")}
+    shares = {name: bounds(1 - dr, 1 - high, 1 - low) for name, (dr, low, high) in found.items()}
+    return decide(compared(shares, share - 1e-9))
 
 
-def m1(view: View) -> Outcome:
-    cells = compared({f"{m}/{d}": view.dr(m, d, DELTA) for m, d in view.cells(view.models("mrl"))}, LEAST_DR)
-    return decided(cells, NO_MRL, note=f"DR({DELTA}) of its random subsets, rule crossing")
+def m1(view, decide, delta, least, training):
+    return decide(compared({f"{m}/{d}": view.dr(m, d, delta) for m, d in view.cells(*training)}, least))
 
 
-def first_against_random(view: View) -> dict[str, dict[int, Estimate]]:
-    """Accuracy of the Matryoshka network's first k neurons minus that of random k neurons, by rival/task and k.
-
-    The random neurons are its own and those of the other networks of its family, width and upstream data.
-    """
-    found: dict[str, dict[int, Estimate]] = {}
-    for mrl in view.models("mrl"):
-        for d in view.datasets(mrl):
-            first = view.accuracy(mrl, d, "first")
-            for rival in [mrl, *view.rivals(mrl)] if first is not None else ():
-                if (random := view.accuracy(rival, d)) is None:
-                    continue
-                width = view.networks.loc[mrl, "width"]
-                theirs = dict(zip(random.n_neurons, random.points, strict=True))
-                ours = dict(zip(first.n_neurons, first.points, strict=True))
-                steps = {int(k): ours[k] - theirs[k] for k in ours if k in theirs and k < width}
-                if steps:
-                    found[f"{rival}/{d}"] = steps
+def first_against_random(view):
+    """Accuracy of the Matryoshka network's first k neurons minus that of random k of its own and of its rivals."""
+    found = {}
+    for mrl, d in view.cells("mrl"):
+        first, width = view.accuracy(mrl, d, "first"), view.networks.width[mrl]
+        for rival in [mrl, *view.rivals(mrl)]:
+            random = view.accuracy(rival, d)
+            theirs = dict(zip(random.n_neurons, random.points, strict=True))
+            ours = {int(k): point for k, point in zip(first.n_neurons, first.points, strict=True) if k < width}
+            if steps := {k: point - theirs[k] for k, point in ours.items() if k in theirs}:
+                found[f"{rival}/{d}"] = steps
     return found
 
 
-NO_FIRST = "needs first-k subsets of a Matryoshka network beside random ones of the same sizes (selection 'first')"
+def m2(view, decide, sizes):
+    leads = [(name, k, lead) for name, steps in first_against_random(view).items() for k, lead in steps.items()]
+    return decide(compared({f"against {name} at k={k}": lead for name, k, lead in leads if k in sizes}, 0.0))
 
 
-def m2(view: View) -> Outcome:
-    steps = {f"against {name} at k={k}": step for name, found in first_against_random(view).items()
-             for k, step in found.items() if k in M2_SIZES}  # fmt: skip
-    return decided(compared(steps, 0.0), NO_FIRST, note="accuracy, first k minus random k")
-
-
-def m3(view: View) -> Outcome:
+def m3(view, decide, most, margin, no_mrl):
     """Against: a clear lead at every larger k. Where there was no lead there is nothing to catch up with: noise."""
-    cells = []
-    width = max((int(view.networks.loc[m, "width"]) for m in view.models("mrl")), default=0)
+    if not view.models("mrl"):
+        return decide([], needs=no_mrl)
+    cells, width = [], max(view.networks.width[m] for m in view.models("mrl"))
     for name, steps in first_against_random(view).items():
-        clear = {k: step.interval()[0] > 0 for k, step in steps.items()}
-        sizes = list(steps)
-        behind = [k for k in sizes if clear[k] or steps[k].value > M3_MARGIN]
+        sizes, clear = list(steps), {k: step.interval()[0] > 0 for k, step in steps.items()}
+        behind = [k for k in sizes if clear[k] or steps[k].value > margin]
         caught = next((k for k in sizes if k > max(behind, default=0)), None)
-        late = [clear[k] for k in sizes if k > M3_MOST * width]
-        state = "for" if clear[sizes[0]] and caught is not None and caught <= M3_MOST * width else "noise"
+        late = [clear[k] for k in sizes if k > most * width]
+        state = "for" if clear[sizes[0]] and caught is not None and caught <= most * width else "noise"
         state = "against" if caught is None and late and all(late) else state
         text = f"k={caught} of {width}" if caught else f"still behind by {steps[sizes[-1]].value:.3f} at k={sizes[-1]}"
         cells.append(Cell(name, text + ("" if clear[sizes[0]] else ", no clear lead before"), state, caught or width))
-    return decided(cells, NO_FIRST if view.models("mrl") else NO_MRL, note="smallest k with no significant lead")
+    return decide(cells)
 
 
-def m4(view: View) -> Outcome:
-    found = {f"{m}/{d} at {f:g}": curve.at(f) if (curve := view.part_whole(m, d)) else ABSENT
-             for m in view.models("mrl") for d in view.datasets(m) for f in M4_FRACTIONS}  # fmt: skip
-    return decided(compared(found, M4_CKA), f"{NO_MRL} and its CKA at f = {M4_FRACTIONS}", note=f"{view.estimator} CKA")
+def m4(view, decide, least, fractions):
+    cells = [(m, d, f) for m, d in view.cells("mrl") for f in fractions]
+    return decide(compared({f"{m}/{d} at {f:g}": view.cka(m, d).at(f) for m, d, f in cells}, least))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import ipywidgets as widgets
 import numpy as np
@@ -40,9 +41,10 @@ class Explorer(sliding.SlidingCurve):
         memory = sliding.CHOSEN.get(("explorer", key), {})
         self._q: dict[tuple[str, str], tuple[np.ndarray, dict[int, float]]] = {}
         self._draws: dict[tuple[str, str, int], list[float]] = {}
-        gini = self._view.fairness_curves().items()
-        self._gini = {cell: dict(zip(rows["fraction"].round(9), rows["gini"], strict=True)) for cell, rows in gini}
-        self._tasks = {self._view.task_title(name): name for name in self._view.datasets()}
+        gini = self._view.groups("fairness").items()
+        self._gini = {(model, dataset): dict(zip(rows["fraction"].round(9), rows["gini"], strict=True))
+                      for (model, dataset, selection), rows in gini if selection == "random"}  # fmt: skip
+        self._tasks = {self._view.about_task(name, "title") or name: name for name in self._view.datasets()}
         self._models = {self._view.title(name): name for name in self._view.models()}
         points = self._accuracies()
         networks = [title for title in self._models if title in points.index.unique("hue")]
@@ -78,11 +80,11 @@ class Explorer(sliding.SlidingCurve):
     def _accuracies(self) -> pd.DataFrame:
         """Mean accuracy of random subsets with its band, and n_neurons, by task, network and fraction."""
         found = {}
-        for model, dataset in self._view.cells(self._view.models()):
-            curve, name = self._view.accuracy(model, dataset), (self._view.task_title(dataset), self._view.title(model))
-            at = np.round(curve.fractions, 9)  # read from CSV, fractions may miss each other by rounding
-            band = {"low": curve.mean - curve.std, "high": curve.mean + curve.std}
-            found[name] = pd.DataFrame({"x": at, "mean": curve.mean, **band, "n_neurons": curve.n_neurons}, index=at)
+        for (network, model), (task, dataset) in product(self._models.items(), self._tasks.items()):
+            if curve := self._view.accuracy(model, dataset):
+                at = np.round(curve.fractions, 9)  # read from CSV, fractions may miss each other by rounding
+                band = {"low": curve.mean - curve.std, "high": curve.mean + curve.std, "n_neurons": curve.n_neurons}
+                found[task, network] = pd.DataFrame({"x": at, "mean": curve.mean, **band}, index=at)
         if not found:
             raise ValueError("the tables hold no probes of random subsets; run ./run_all.sh or Study(...).run() first.")
         return pd.concat(found, names=["menu", "hue", "at"])
@@ -104,7 +106,7 @@ class Explorer(sliding.SlidingCurve):
     def _rules(self, name: str, delta: float) -> dict[str, tuple[float, float, float]]:
         """DR by each rule with its interval, NaN where the tables have none."""
         cell = self._models[name], self._tasks[self.menu.value]
-        return {rule: self._view.redundancy(*cell, delta, rule=rule) or (np.nan,) * 3 for rule in RULES}
+        return {rule: self._view.redundancy(*cell, delta, rule) for rule in RULES}
 
     def _move(self) -> None:
         """Show everything at another fraction or delta."""
@@ -129,10 +131,10 @@ class Explorer(sliding.SlidingCurve):
 
     def _compare_classes(self, cell: tuple[str, str], fraction: float, title: str) -> None:
         part, full = (self._view.per_class(*cell, share) for share in (fraction, 1.0))
-        if part is None or full is None:
+        if part.empty or full.empty:
             self.classes.head(f"<b>Classes</b>, {title}: not measured at this fraction.")
             return
-        classes = pd.DataFrame({"part": part.mean(), "full": full.mean()}).dropna()
+        classes = pd.DataFrame({"part": part, "full": full}).dropna()
         shown, gini = self.classes.show(classes), self._gini.get(cell, {})
         text = f"<b>Classes</b>, {title}: diamonds, a subset of {per_cent(fraction)}; bars, the full layer."
         if fraction in gini and 1.0 in gini:
@@ -179,10 +181,10 @@ class Explorer(sliding.SlidingCurve):
 
     def _tabled(self, k: int) -> None:
         """Show the CKA of k neurons that the tables hold."""
-        curve, text = self._view.part_whole(*self._cell), "not measured for this network and task."
-        hit = () if curve is None else np.flatnonzero(curve.n_neurons == k)
-        if len(hit):
-            values, mean = curve.values[hit[0]].tolist(), float(curve.mean[hit[0]])
+        rows, text = self._view.rows("cka", *self._cell, "part_whole"), "not measured for this network and task."
+        rows = rows[rows["n_neurons"].eq(k)].dropna(subset=["cka"]).drop_duplicates("seed_a")
+        if len(rows):
+            values, mean = rows["cka"].tolist(), rows["cka"].mean()
             self.similarity.show(values, mean)
             text = (
                 f"{html.escape(self.detail.value)}, {k} neurons: the {len(values)} subsets of the tables, mean "

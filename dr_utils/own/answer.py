@@ -97,10 +97,10 @@ class Answer:
         rows = []
         for share in keep:
             k = self.size(share)
-            values = curve.values[int(np.flatnonzero(curve.n_neurons == k)[0])]
+            at = int(np.flatnonzero(curve.n_neurons == k)[0])
             rows.append(
-                {"keep": share, "neurons": k, "fraction": k / self.width, "accuracy": values.mean(),
-                 "std": values.std(ddof=1) if len(values) > 1 else np.nan, "full": full, "kept": values.mean() / full,
+                {"keep": share, "neurons": k, "fraction": k / self.width, "accuracy": curve.mean[at],
+                 "std": curve.std[at], "full": full, "kept": curve.mean[at] / full,
                  "saved": 1 - k / self.width, "kilobytes": k * FLOAT32, "kilobytes_full": self.width * FLOAT32,
                  "parameters": (k + 1) * n_classes, "parameters_full": (self.width + 1) * n_classes}
             )  # fmt: skip
@@ -117,7 +117,7 @@ class Answer:
         part, full = (
             self._view().per_class(self.network, self.task, fraction) for fraction in (self._fraction(keep), 1.0)
         )
-        table = pd.DataFrame({"full": full.mean(), "part": part.mean()})
+        table = pd.DataFrame({"full": full, "part": part})
         return table.assign(lost=table["full"] - table["part"]).sort_values("lost", ascending=False).head(n)
 
     def pca(self, keep: Sequence[float] = KEEP) -> pd.DataFrame:
@@ -126,10 +126,10 @@ class Answer:
         rows = []
         for share in keep:
             fraction = self._fraction(share)
-            random, pca = (None if c is None else c.seeds_at(fraction) for c in curves.values())
-            if pca is not None:
-                rows.append({"keep": share, "neurons": self.size(share), "random": random.mean(), "pca": pca.mean(),
-                             "lead": pca.mean() - random.mean()})  # fmt: skip
+            random, pca = (curve.at(fraction).value for curve in curves.values())
+            if np.isfinite(pca):
+                rows.append({"keep": share, "neurons": self.size(share), "random": random, "pca": pca,
+                             "lead": pca - random})  # fmt: skip
         return pd.DataFrame(rows, columns=["keep", "neurons", "random", "pca", "lead"])
 
     def save(self, folder: str | Path) -> list[Path]:

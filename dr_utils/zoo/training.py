@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dr_utils import store
 from dr_utils.datasets import ImageTask
 from dr_utils.device import hardware_name, pick_device
-from dr_utils.models.cards import IMAGES_SIDE, WEIGHTS, Card, card_path, read_card, weights_path
+from dr_utils.models.cards import IMAGES_SIDE, WEIGHTS, Card, read_card, weights_path
 from dr_utils.models.small_networks import SmallNetwork, build
 from dr_utils.profiles import mistakes
 from dr_utils.progress import clock, progress
@@ -241,7 +241,7 @@ def store_weights(trained: Training, images: ImageTask, folder: Path | str = WEI
         sha256=store.sha256_of(path),
         versions={"python": platform.python_version(), "torch": torch.__version__},
     )  # fmt: skip
-    with store.atomic_path(card_path(card.name, folder)) as part:
+    with store.atomic_path(path.with_suffix(".json")) as part:
         part.write_text(json.dumps(asdict(card), indent=2) + "\n")
     return card
 

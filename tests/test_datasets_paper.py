@@ -477,7 +477,7 @@ def network(limit=None):
         name="body", title="Body", width=6, family="tiny", training="standard", upstream="none", kind="small",
         source="tests", licence="MIT", top1=None,
     )  # fmt: skip
-    return Network(card, Body(limit))
+    return Network(card, lambda: Body(limit))
 
 
 @pytest.mark.parametrize("batch_size, limit", [(1, None), (4, None), (5, None), (64, None), (8, 3), (13, 3)])

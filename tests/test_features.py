@@ -44,7 +44,7 @@ def make_network(body=None):
         name="body", title="Body", width=6, family="tiny", training="standard", upstream="none", kind="small",
         source="tests", licence="MIT", top1=None,
     )  # fmt: skip
-    return Network(card, body or Body())
+    return Network(card, lambda: body or Body())
 
 
 def make_task(n=23, side=20, as_list=False, digest="digest"):
@@ -120,7 +120,7 @@ def test_the_key_is_known_without_images_and_weights():
 
 def test_default_resolution_is_the_networks_own_side():
     card = make_network().card
-    own = Network(dataclasses.replace(card, side=20), Body())
+    own = Network(dataclasses.replace(card, side=20), Body)
     options = {"device": "cpu", "dtype": "float16"}
     assert extract(own, make_task(), **options).key == features_key(own, "digest", resolution=20, **options)
     assert features_key(make_network(), "digest") == features_key(make_network(), "digest", resolution=224)

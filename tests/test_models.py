@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from dr_utils import fetch, store
+from dr_utils import fetch
 from dr_utils.fetch import Asset
 from dr_utils.models import Network, NetworkCard, available, check_network, load_model, opening
 from dr_utils.models.backbone import weight_hash
-from dr_utils.models.cards import ARCHIVES, IMAGENET_MEAN, IMAGENET_STD
+from dr_utils.models.cards import ARCHIVES, IMAGENET_MEAN, IMAGENET_STD, to_input
 from dr_utils.models.files import fit, read_weights
 from dr_utils.store import AssetError
 
@@ -70,7 +70,7 @@ assert len(found) == 4 and not {"torch", "timm", "torchvision"} & set(sys.module
 
 def test_identity_tells_weights_normalisation_and_layers_apart():
     names = ("mobilenet_v2", "efficientnet_lite0", "small_resnet", "small_resnet_quarter", "small_resnet@3")
-    networks = [load_model(name) for name in names] + [replace(load_model("small_resnet"), mean=(0.5, 0.5, 0.5))]
+    networks = [load_model(name) for name in names] + [replace(load_model("small_resnet"), preprocessing=to_input(0.5))]
     assert len({network.identity for network in networks}) == 6
     assert load_model("small_resnet").identity == networks[2].identity
     assert load_model("small_resnet@3").weight_hash == networks[2].weight_hash
@@ -112,19 +112,19 @@ def test_preprocessing(name, mean, std):
     torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, 4, 4, 3), torch.zeros(3, 4, 4),
 ])  # fmt: skip
 def test_images_of_another_layout_are_refused(images):
-    network = Network(make_card(), nn.Flatten())
+    network = Network(make_card(), nn.Flatten)
     with pytest.raises(ValueError, match=r"\[B, 3, H, W\], RGB in \[0, 1\]; got"):
         network(images)
 
 
 def test_logits_without_a_head():
     with pytest.raises(ValueError, match="'tiny' has no linear head"):
-        Network(make_card(), nn.Flatten()).logits(torch.rand(1, 3, 1, 1))
+        Network(make_card(), nn.Flatten).logits(torch.rand(1, 3, 1, 1))
 
 
 def test_weight_hash_sees_weights_and_nothing_else():
     torch.manual_seed(0)
-    network = Network(make_card(), nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Flatten()), mean=(1, 2, 3))
+    network = Network(make_card(), lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Flatten()))
     before = network.weight_hash
     assert before == weight_hash(dict(reversed(network.module.state_dict().items())))
     network.module.body[1].num_batches_tracked += 1
@@ -208,19 +208,19 @@ def test_only_tensors_are_loaded(form, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "first"),
+    ("change", "said"),
     [
-        (lambda state: state.pop("1.weight"), "1.weight"),
-        (lambda state: state.update({"2.bias": torch.zeros(3)}), "2.bias"),
-        (lambda state: state.update({"0.weight": torch.zeros(3, 2)}), "0.weight [3, 2] for [3, 3]"),
+        (lambda state: state.pop("1.weight"), 'Missing key(s) in state_dict: "1.weight".'),
+        (lambda state: state.update({"2.bias": torch.zeros(3)}), 'Unexpected key(s) in state_dict: "2.bias".'),
+        (lambda state: state.update({"0.weight": torch.zeros(3, 2)}), "size mismatch for 0.weight: "),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_by_name(change, first):
+def test_weights_that_do_not_fit_are_refused_by_name(change, said):
     module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     state = {key: tensor for key, tensor in module.state_dict().items() if "num_batches" not in key}
     fit(module, state, "tiny", "a.pth")
     change(state)
-    with pytest.raises(AssetError, match=rf"^a.pth does not fit tiny: 1 of \d keys .*{re.escape(first)}"):
+    with pytest.raises(AssetError, match=rf"^a.pth does not fit tiny .*{re.escape(said)}"):
         fit(module, state, "tiny", "a.pth")
 
 
@@ -398,32 +398,10 @@ def check_against_whole(name, whole, last, images, mean, std):
 
 
 @pytest.mark.archives
-def test_converted_weights_are_stored_checked_and_made_again(monkeypatch, tmp_path):
-    archive = fetch.fetch(ARCHIVES["mobilenet_v2"].archive)
-    asked = []
-    monkeypatch.setattr(fetch, "fetch", lambda asset: asked.append(asset.name) or archive)
-    monkeypatch.setenv("DR_HOME", str(tmp_path))
-
-    def loaded():
-        return weight_hash(load_model("mobilenet_v2").module.state_dict())
-
-    expected = loaded()
-    (stored,) = (tmp_path / "weights").glob("*.safetensors")
-    whole = stored.read_bytes()
-    assert loaded() == expected and len(asked) == 1
-    for n, damaged in enumerate((whole[:1000], whole[:-4] + b"\x00\x00\x00\x41", b""), start=2):
-        stored.write_bytes(damaged)
-        assert loaded() == expected
-        assert len(asked) == n and store.read("weights", stored.stem)
-
-
-@pytest.mark.archives
-def test_archives_that_give_other_weights(monkeypatch, tmp_path):
+def test_archives_that_give_other_weights(monkeypatch):
     card = ARCHIVES["mobilenet_v2"]
     archive = fetch.fetch(card.archive)
-    monkeypatch.setenv("DR_HOME", str(tmp_path))
     monkeypatch.setattr(fetch, "fetch", lambda asset: archive)
     monkeypatch.setitem(ARCHIVES, "mobilenet_v2", replace(card, weight_hash="0" * 64))
     with pytest.raises(AssetError, match=f"SHA-256 {card.weight_hash}, expected {'0' * 64}"):
         load_model("mobilenet_v2").module  # noqa: B018
-    assert not list(tmp_path.glob("weights/*.safetensors"))

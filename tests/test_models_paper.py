@@ -231,10 +231,10 @@ def changed(key, value=None):
 CONV = "layer1.0.conv1.weight"
 REFUSED = {
     "missing": (lambda s: s.pop(f"module.model.{CONV}"),
-                rf"1 of 122 keys missing \({CONV}\); get the published resnet18_l2_eps3.ckpt"),
-    "unexpected": (lambda s: s.update({"module.model.more": torch.ones(1)}), r"1 of 122 keys unexpected \(more\)"),
-    "no part": (lambda s: s.update({"module.other.x": torch.ones(1)}), r"1 of 122 keys unexpected \(other.x\)"),
-    "no tensor": (changed(f"module.model.{CONV}", "text"), "expected tensors by name"),
+                rf'Missing key\(s\) in state_dict: "{CONV}"\.\); get the published resnet18_l2_eps3.ckpt'),
+    "unexpected": (lambda s: s.update({"module.model.more": torch.ones(1)}), r'Unexpected key\(s\) .*: "more"'),
+    "no part": (lambda s: s.update({"module.other.x": torch.ones(1)}), "does not fit resnet18_l2_eps3 "),
+    "no tensor": (changed(f"module.model.{CONV}", "text"), "not tensors by name"),
 }  # fmt: skip
 
 
@@ -251,12 +251,12 @@ def test_robust_checkpoints_that_are_refused(case, resnet18, data):
 
 def test_another_architecture_and_a_truncated_file(resnet18, data):
     torch.save({"model": wrapped(resnet18)}, place(data, "resnet50_l2_eps3"))
-    with pytest.raises(AssetError, match=r"does not fit resnet50_l2_eps3 \(resnet50\): \d+ of 320 keys missing \("):
+    with pytest.raises(AssetError, match=r"does not fit resnet50_l2_eps3 \(resnet50\) \(.*Missing key"):
         loaded("resnet50_l2_eps3")
     content = place(data, "resnet50_l2_eps3").read_bytes()
     for n_bytes in (len(content) // 2, 100, 0):
         place(data, "resnet18_l2_eps3").write_bytes(content[:n_bytes])
-        with pytest.raises(AssetError, match="resnet18_l2_eps3.ckpt is refused: damaged, cut short"):
+        with pytest.raises(AssetError, match=r"resnet18_l2_eps3.ckpt is refused \(.*\): damaged"):
             loaded("resnet18_l2_eps3")
 
 
@@ -306,7 +306,7 @@ def test_nothing_in_a_pickle_is_run(function, legacy, resnet18, data):
     if function is open:  # something inert took its place
         assert loaded("resnet18_l2_eps3").module
     else:
-        with pytest.raises(AssetError, match=r"is refused: .*(posix|nt|os)\.(system|mkdir).*nothing in it was run"):
+        with pytest.raises(AssetError, match=r"is refused .*(posix|nt|os)\.(system|mkdir).*nothing in it was run"):
             loaded("resnet18_l2_eps3")
     assert not trap.exists()
     torch.load(file, weights_only=False)
@@ -335,7 +335,7 @@ def test_a_chain_of_calls_and_a_state_at_the_end(tmp_path):
     chain = b"csomewhere\nmake\n)R)R)R}X\x01\x00\x00\x00aK\x01sb"
     tensors = b"X\x05\x00\x00\x00modelK\x01"
     legacy_file(tmp_path / "a.pt", b"\x80\x02}(" + tensors + b"X\x01\x00\x00\x00a" + chain + b"u.")
-    with pytest.raises(AssetError, match="a.pt is refused: "):
+    with pytest.raises(AssetError, match="a.pt is refused "):
         read_weights(tmp_path / "a.pt")
 
 
@@ -355,14 +355,14 @@ def test_a_dictionary_that_holds_itself_ends_in_a_sentence(tmp_path):
         content = {"epoch": 3}
         content[key] = content
         torch.save(content, tmp_path / "a.pt")
-        with pytest.raises(AssetError, match="a.pt is refused: it holds epoch, .*expected tensors"):
+        with pytest.raises(AssetError, match=r"a.pt is refused \(.*it holds epoch, .*not tensors"):
             read_weights(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ({"model": {"a": 1}, "epoch": 3}, "holds a; expected tensors by name"),
+    ({"model": {"a": 1}, "epoch": 3}, r"holds a\): .*not tensors by name"),
     ([torch.zeros(1)], "holds no dictionary"), ({}, "holds nothing"),
-    ({"model": {"a": Schedule()}}, "holds a; expected"),
+    ({"model": {"a": Schedule()}}, r"holds a\): .*not tensors"),
 ])  # fmt: skip
 def test_what_is_no_state_dict(content, message, tmp_path):
     torch.save(content, tmp_path / "a.pt")
@@ -466,10 +466,10 @@ def test_augreg_files_that_are_refused(case, vits, data, capsys):
 def test_an_augreg_file_of_another_patch_size_and_a_truncated_one(vits, data):
     file = place(data, "vit_s16_imagenet1k")
     np.savez(file, **to_arrays(vits[32]))
-    with pytest.raises(AssetError, match=r"does not hold the network's 22,050,664 weights \(22,"):
+    with pytest.raises(AssetError, match=r"does not hold the 22,050,664 weights \(22,"):
         loaded("vit_s16_imagenet1k")
     file.write_bytes(file.read_bytes()[:100_000])
-    with pytest.raises(AssetError, match="is refused: damaged, cut short"):
+    with pytest.raises(AssetError, match=r"is refused \(.*\): damaged"):
         loaded("vit_s16_imagenet1k")
 
 
@@ -577,9 +577,9 @@ def test_narrow_networks(width, wrapper, trunk, data):
 
 BLUR = "layer3.0.conv2.blur_filter"
 MATRYOSHKA_REFUSED = {
-    "no blur": (lambda s: s.pop(BLUR), rf"1 of 342 keys missing \({BLUR}\)"),
-    "MRL-E": (lambda s: [s.pop(k) for k in list(s) if "nesting" in k and "_8" not in k], "16 of 342 keys missing"),
-    "unexpected": (lambda s: s.update({"fc.weight": torch.ones(1000, 8)}), r"1 of 342 keys unexpected \(fc.weight\)"),
+    "no blur": (lambda s: s.pop(BLUR), rf'Missing key\(s\) in state_dict: "{BLUR}"\.\); '),
+    "MRL-E": (lambda s: [s.pop(k) for k in list(s) if "nesting" in k and "_8" not in k], "Missing .*classifier_0"),
+    "unexpected": (lambda s: s.update({"fc.weight": torch.ones(1000, 8)}), r'Unexpected key\(s\) .*: "fc.weight"'),
 }
 
 
@@ -596,7 +596,7 @@ def test_matryoshka_files_that_are_refused(case, trunk, data):
 def test_a_narrow_file_of_another_width(trunk, data):
     torch.save(released(trunk | {"fc.weight": torch.ones(1000, 16), "fc.bias": torch.ones(1000)}),
                place(data, "resnet50_ff8"))  # fmt: skip
-    with pytest.raises(AssetError, match=r"1 of 326 keys of another shape \(fc.weight \[1000, 16\] for \[1000, 8\]\)"):
+    with pytest.raises(AssetError, match=r"size mismatch for fc.weight: .*\[1000, 16\].*\[1000, 8\]"):
         loaded("resnet50_ff8")
 
 
@@ -668,7 +668,7 @@ def test_torchvisions_vgg16_in_timms_names():
 
 def test_a_file_that_does_not_fit_its_hub_network(resnet18, data):
     save_file(resnet18.state_dict(), place(data, "resnet50_standard"))
-    with pytest.raises(AssetError, match=r"does not fit resnet50_standard \(resnet50.a1_in1k\): \d+ of 320 keys"):
+    with pytest.raises(AssetError, match=r"does not fit resnet50_standard \(resnet50.a1_in1k\) \(.*key"):
         loaded("resnet50_standard")
 
 
@@ -679,7 +679,7 @@ def test_a_file_that_does_not_fit_its_hub_network(resnet18, data):
     ("resnet18_standard", ("resnet18.tv_in1k.safetensors", "hf download timm/resnet18.tv_in1k model.safetensors")),
     ("wrn50_2_standard", ("wide_resnet50_2_l2_eps0.ckpt", "madrylab/robust-imagenet-models", "--revision 3f04ac96")),
     ("vit_s32_imagenet1k", ("DIR/weights/S_32-i1k", "https://storage.googleapis.com/vit_models/augreg/S_32-i1k")),
-    ("resnet50_mrl", ("move to DIR/weights: r50_mrl1_e0_ff2048.pt", "drive.google.com", "browser")),
+    ("resnet50_mrl", ("into DIR/weights: r50_mrl1_e0_ff2048.pt", "drive.google.com", "browser")),
 ])  # fmt: skip
 def test_weights_that_are_nowhere(name, parts, no_hub, data, monkeypatch):
     with pytest.raises(AssetError, match=f"the weights of {name} ") as error:
@@ -752,7 +752,8 @@ def test_the_listing(no_hub, data, monkeypatch, capsys):
     text = "\n".join(lines)
     assert "80.1%" in by_name["resnet50_standard"] and "3 of 25 have their weights here" in text
     steps = text[text.index("What to fetch by hand") :]
-    assert "drive.google.com" in steps and "r50_mrl1_e0_ff2048.pt, r50_mrl0_e0_ff16.pt, " in steps
+    by_hand = [name for name, said in states.items() if said == "manual download"]
+    assert steps.count("drive.google.com") == 1 and all(steps.count(CARDS[name].file) >= 1 for name in by_hand)
     assert "curl --fail" in text and "python -m dr_utils models --data DIR" in steps
 
 

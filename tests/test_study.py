@@ -39,7 +39,7 @@ def tiny_network(name: str, **_) -> Network:
         name=name, title=name, width=160, family="tiny", training="standard", upstream="none", kind="small",
         source="tests", licence="MIT", top1=None,
     )  # fmt: skip
-    return Network(card, body)
+    return Network(card, lambda: body)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from dr_utils.zoo.attacks import lengths, pgd, random_in_ball, single_step
+from dr_utils.zoo.attacks import lengths, pgd, random_in_ball
 
 
 def linear_network(shape=(3, 4, 4), n_classes=3, seed=0):
@@ -30,7 +30,7 @@ def test_ball_and_range(radius, steps):
     generator = torch.Generator().manual_seed(1)
     for attacked in (
         pgd(network, images, labels, radius=radius, steps=steps, step_size=radius, generator=generator),
-        single_step(network, images, labels, radius=radius, generator=generator),
+        pgd(network, images, labels, radius=radius, steps=1, step_size=1.25 * radius, start_radius=radius / 2),
     ):
         assert lengths(attacked - images).max() <= radius * (1 + 1e-5)
         assert attacked.min() >= 0 and attacked.max() <= 1

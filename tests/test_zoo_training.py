@@ -13,7 +13,7 @@ from zoo_parts import WNIDS, add_file, jpeg, tiny, toy_images, write_tars
 
 from dr_utils import store
 from dr_utils.__main__ import main
-from dr_utils.models.cards import card_path, read_card, weights_path
+from dr_utils.models.cards import read_card, weights_path
 from dr_utils.models.small_networks import build, load_weights
 from dr_utils.store import AssetError
 from dr_utils.zoo import RECIPES
@@ -328,7 +328,7 @@ def test_tampered_and_truncated_weights_are_refused(stored):
         with pytest.raises(AssetError, match=f"expected SHA-256 {card.sha256}, found {store.sha256_of(bad)}"):
             load_weights("tiny", folder)
     path.unlink()
-    with pytest.raises(AssetError, match="tiny has no trained weights here; train it: python -m dr_utils train tiny"):
+    with pytest.raises(FileNotFoundError, match="tiny.safetensors"):
         load_weights("tiny", folder)
 
 
@@ -344,7 +344,7 @@ def test_command_trains_once(data, tmp_path, monkeypatch, capsys):
     assert "tiny: 2 epochs on cpu, 24 images" in said
     assert f"clean {card.clean_accuracy:.3f}, robust {card.robust_accuracy:.3f}" in said
     assert not list((store.cache_dir() / "checkpoints").iterdir())
-    assert json.loads(card_path("tiny", tmp_path / "out").read_text())["recipe"]["epochs"] == 2
+    assert json.loads((tmp_path / "out" / "tiny.json").read_text())["recipe"]["epochs"] == 2
     assert main(["train", *told]) == 0
     assert "kept, trained earlier" in capsys.readouterr().out
 
@@ -353,14 +353,14 @@ def test_command_trains_once(data, tmp_path, monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["small_vit"], "tiny_imagenet_train.tar is not in"),
-        (["small_vit", "--epochs", "0"], "epochs: expected greater than 0; got 0."),
+        (["small_vit", "--attack-steps", "0"], "attack_steps"),
+        (["small_vit", "--epochs", "0"], "Input should be greater than 0"),
     ],
 )
-def test_command_refuses_in_one_line(arguments, message, tmp_path, capsys):
+def test_command_refuses(arguments, message, tmp_path, capsys):
     told = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(["train", *arguments, *told]) == 2
-    said = capsys.readouterr().err
-    assert message in said and said.count("\n") == 1
+    assert message in capsys.readouterr().err
 
 
 def test_command_knows_its_networks(tmp_path, capsys):

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dr_utils import store
 from dr_utils.checks import unknown
-from dr_utils.models.cards import ARCHIVES, PAPER, NetworkCard, file_hash, shipped
+from dr_utils.models.cards import ARCHIVES, PAPER, NetworkCard, file_hash, shipped, to_input
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-    from dr_utils.models.backbone import Backbone
 
 __all__ = ["PAPER", "Network", "NetworkCard", "available", "check_network", "load_model", "split_layer"]
 
@@ -36,32 +32,15 @@ class Network:
     """A network with its own normalisation, from RGB images in [0, 1] to features; weights are loaded at first use."""
 
     card: NetworkCard
-    body: InitVar = None  # from normalised images [B, 3, H, W] to features [B, width]; a `Tapped` one knows its head
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # the body gets (x - mean) / std, per channel,
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    channel_order: str = "RGB"  # in this order, or in BGR,
-    value_range: float = 1.0  # and with white at this value, 1 or 255
-    load: Callable[[], nn.Module] | None = None  # gives the body at first use
+    load: Callable[..., nn.Module]  # gives its body: from normalised images [B, 3, H, W] to features [B, width]
+    preprocessing: dict = field(default_factory=to_input)  # of the body's input
     hash_weights: Callable[[], str] | None = None  # without loading them; by default they are loaded and hashed
     structure: str = ""  # what decides the features besides: the architecture, and the layer that is read
-
-    def __post_init__(self, body):
-        self.load = self.load or (lambda: body)
-        if not np.isfinite([self.mean, self.std]).all() or min(self.std) <= 0:
-            raise ValueError(
-                f"mean and std must be three finite numbers each, std above 0; got mean {self.mean}, std {self.std}."
-            )
+    side: int = 224  # pixels that it was made for; `card.side` where it takes no others
 
     @property
     def width(self) -> int:
-        """D, the number of features."""
         return self.card.width
-
-    @property
-    def preprocessing(self) -> dict:
-        """Mean, standard deviation, channel order and value range of the body's input, fit for JSON."""
-        mean, std = ([float(value) for value in values] for values in (self.mean, self.std))
-        return {"mean": mean, "std": std, "channel_order": self.channel_order, "range": float(self.value_range)}
 
     @property
     def weight_hash(self) -> str:
@@ -79,14 +58,14 @@ class Network:
         return store.key_of({"version": VERSION, **parts})
 
     @cached_property
-    def module(self) -> Backbone:
+    def module(self) -> nn.Module:
         """The network as a frozen `nn.Module` in evaluation mode, float32 [B, width] out."""
         from dr_utils.models.backbone import Backbone
 
         return Backbone(self.load(), self.width, self.preprocessing).eval().requires_grad_(False)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Compute features [B, width] of RGB images [B, 3, H, W] in [0, 1]."""
+        """Compute features [B, D] of RGB images [B, 3, H, W] in [0, 1]."""
         return self.module(images)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
@@ -111,11 +90,10 @@ def check_network(name: str) -> str:
     import timm
 
     if name not in (models := timm.list_models() + timm.list_pretrained()):
-        similar = ", ".join(difflib.get_close_matches(name, models, cutoff=0.5))
-        hint = f"Any timm model works too, where the model hub can be reached{': ' + similar if similar else ''}."
+        hint = "Any timm model works too, where the model hub can be reached."
         if name.startswith("small_"):
             hint += f" A small network that is not trained yet: python -m dr_utils train {name} --data DIR."
-        raise unknown("network", name, known, hint=hint)
+        raise unknown("network", name, [*known, *difflib.get_close_matches(name, models, cutoff=0.5)], hint=hint)
     return name
 
 
@@ -126,7 +104,7 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
     ----------
     name : str
         A name from `available()`, one of the paper's (`PAPER`; weights from your folder or the model hub), or any timm
-        model. "NAME@LAYER" reads a middle layer, averaged over positions; "NAME@LAYER#flat" every position of it,
+        model. "NAME@LAYER" reads a middle layer, averaged over positions, "NAME@LAYER#flat" every position of it,
         "NAME@LAYER#token" the class token.
     pretrained : bool
         Random weights if False; nothing is read or fetched.
@@ -139,7 +117,7 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
     ValueError
         Unknown name or normalisation.
     AssetError
-        The weights cannot be fetched, or are not those published; raised when they are first needed.
+        When weights are first needed: they cannot be fetched, or are not those published.
 
     Examples
     --------
@@ -151,28 +129,23 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
     if normalisation not in NORMALISATIONS:
         raise unknown("normalisation", normalisation, NORMALISATIONS)
     base, layer, pool = split_layer(name)
-    card = (available() | PAPER).get(base)
-    if card is None:
+    if card := (available() | PAPER).get(base):
+        network = Network(card, partial(_load, base, pretrained), card.preprocessing(normalisation), structure=base)
+        network.hash_weights = partial(_weight_hash, base) if pretrained else None
+    else:
         from dr_utils.models.opening import open_timm
 
-        opened = open_timm(base, pretrained=pretrained)
-        card, preprocessing, load, hash_weights = opened.card, opened.preprocessing, opened.read, None
-    else:
-        preprocessing = card.preprocessing(normalisation)
-        load = partial(_load, base, pretrained)
-        hash_weights = partial(_weight_hash, base) if pretrained else None
+        network = open_timm(base, pretrained=pretrained)
     if layer:
-        card = _layer_card(card, name)
-    return Network(
-        card, **preprocessing, load=partial(load, layer or None, pool), hash_weights=hash_weights,
-        structure=f"{base}, {layer}, {pool}" if layer else base,
-    )  # fmt: skip
+        network.card, network.structure = _layer_card(network.card, name), f"{base}, {layer}, {pool}"
+        network.load = partial(network.load, layer, pool)
+    return network
 
 
-def _load(base: str, pretrained: bool, layer: str | None, pool: str) -> nn.Module:
+def _load(base: str, pretrained: bool, layer: str | None = None, pool: str = "mean") -> nn.Module:
     from dr_utils.models.opening import open_named
 
-    return open_named(base, pretrained=pretrained).read(layer, pool)
+    return open_named(base, pretrained, layer, pool)
 
 
 def _weight_hash(base: str) -> str:
@@ -207,9 +180,7 @@ def _layer_width(name: str) -> int:
     key = store.key_of({"version": VERSION, "width of": [base, layer, pool]})
     if stored := store.read("weights", key):
         return stored.about["width"]
-    from dr_utils.models.opening import open_named
-
-    opened = open_named(base, pretrained=False)
-    width = opened.read(layer, pool).probe(opened.side).shape[1]
+    network = load_model(base, pretrained=False)
+    width = network.load(layer, pool).probe(network.card.side or network.side).shape[1]
     store.write("weights", key, about={"width": width})
     return width

@@ -20,7 +20,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.body, self.width = body, width
         self.flips = preprocessing["channel_order"] == "BGR"
-        # One multiplication and one addition, rounded to float32 last. Not weights: left out of the state dict.
+        # One multiplication and one addition, rounded to float32 last.
         scale = [preprocessing["range"] / std for std in preprocessing["std"]]
         shift = [-mean / std for mean, std in zip(preprocessing["mean"], preprocessing["std"], strict=True)]
         self.register_buffer("_scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
@@ -52,34 +52,32 @@ class Backbone(nn.Module):
 
 
 class Tapped(nn.Module):
-    """A module that runs whole and is read at one of its layers, pooled to features [B, D].
+    """A module that runs whole and is read at the output of `layer`, pooled to features [B, D].
 
-    `layer` names a submodule; None reads the module's output. With `head`, the layer's input is read instead of its
-    output. Maps are averaged over their positions; of tokens [B, N, D] `pool` takes the mean, or the first ("token",
-    the class token where there is one). "flat" makes every position a feature.
+    Without a layer, the input of `head`, the last linear layer, is read, or the module's output where there is none.
+    Maps are averaged over their positions; of tokens [B, N, D] `pool` takes the mean, or the first ("token", the class
+    token where there is one). "flat" makes every position a feature.
     """
 
-    def __init__(self, module: nn.Module, layer: str | None, *, head: bool = False, pool: str = "mean", name: str = ""):
+    def __init__(self, module: nn.Module, head: str | None, layer: str | None = None, pool: str = "mean", name=""):
         super().__init__()
-        self.module, self.layer, self.pool, self._seen = module, layer, pool, None
-        self.where = "the output" if layer is None else f"{'the input' if head else 'the output'} of layer {layer!r}"
-        self._head = layer if head else None
+        self.module, self.pool, self.where, self._seen = module.eval(), pool, "the output", None
+        self._head = head if layer is None else None
+        layers = [part for part, _ in module.named_modules() if part]
         if pool not in POOLS:
             raise unknown("pool", pool, POOLS)
-        if layer is None:
-            return
-        if layer not in (names := layers_of(module)):
-            hint = f"These are the nearest of {len(names)}; dr_utils.models.opening.layer_names(model) gives all."
-            raise unknown(f"layer of {name}", layer, nearest_first(layer, names)[:10], hint=hint)
-        tapped = module.get_submodule(layer)
-        # Copies, as what follows may work in place. Narrow heads read the first neurons only.
-        if head:
-            width = getattr(tapped, "in_features", None)
-            tapped.register_forward_pre_hook(lambda _, given: self._see(given[0][..., :width]))
-        else:
-            tapped.register_forward_hook(lambda _, given, output: self._see(output))
+        if layer is not None and layer not in layers:
+            hint = f"These are the nearest of {len(layers)}."
+            raise unknown(f"layer of {name}", layer, nearest_first(layer, layers)[:10], hint=hint)
+        if self._head:
+            self.where = f"the input of layer {head!r}"
+            self.head.register_forward_pre_hook(lambda _, given: self._see(given[0]))
+        elif layer:
+            self.where = f"the output of layer {layer!r}"
+            module.get_submodule(layer).register_forward_hook(lambda _, given, output: self._see(output))
 
     def _see(self, output) -> None:
+        # A copy, as what follows may work in place.
         self._seen = output.clone() if isinstance(output, torch.Tensor) else output
 
     @property
@@ -91,9 +89,13 @@ class Tapped(nn.Module):
         """Compute features [B, D] of normalised images [B, 3, H, W]."""
         return self._pooled(self._read(images), len(images))
 
+    def probe(self, side: int) -> torch.Tensor:
+        """Return features [2, D] of two images of noise, always the same; ValueError if the module fails on them."""
+        return self._pooled(try_out(self._read, side), 2).float()
+
     def _read(self, images: torch.Tensor):
         output = self.module(images)
-        if self.layer is not None:
+        if self.where != "the output":  # of a TorchScript module, which takes no hooks, nothing else can be read
             output, self._seen = self._seen, None
         return output
 
@@ -114,10 +116,6 @@ class Tapped(nn.Module):
         # Images are square, and so are maps: two equal axes are positions. Swin has channels last.
         return output.mean((1, 2) if shape[1] == shape[2] != shape[3] else (2, 3))
 
-    def probe(self, side: int) -> torch.Tensor:
-        """Return features [2, D] of two images of noise, always the same; ValueError if the module fails on them."""
-        return self._pooled(try_out(self._read, side), 2).float()
-
 
 @torch.inference_mode()
 def try_out(module: Callable, side: int):
@@ -132,15 +130,10 @@ def try_out(module: Callable, side: int):
         ) from error
 
 
-def layers_of(module: nn.Module) -> list[str]:
-    """Return the names of a module's layers, in the order they were defined."""
-    return [name for name, _ in module.named_modules() if name]
-
-
 def head_of(module: nn.Module, side: int) -> str | None:
     """Return the name of the linear layer that gives a module's output: the last one called, if it has that shape.
 
-    The order in which layers were defined says nothing sure, so a forward pass is run. None if there is none.
+    The order in which layers were defined says nothing sure, so a forward pass is run.
     """
     called: list[tuple[str, torch.Size]] = []
     handles = [

@@ -5,25 +5,34 @@ Where their weights are, too, and how to get them. Needs no torch.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from dr_utils import store
 from dr_utils.checks import short
 from dr_utils.fetch import Asset, data_dir, hub_within_reach
-from dr_utils.store import AssetError, CacheError, sha256_of
+from dr_utils.store import AssetError, sha256_of
 
 FOLDER = "weights"  # in a person's data folder
 WEIGHTS = Path(__file__).parent / "weights"  # of the small networks that come with the package
 IMAGES_SIDE = 32  # pixels that the small networks take
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def to_input(mean=0.0, std=1.0, channel_order: str = "RGB", range: float = 1.0) -> dict:
+    """Describe, fit for JSON, what a body gets: (x - mean) / std in this order of channels, with white at `range`."""
+    mean, std = (np.broadcast_to(np.asarray(given, float), 3).tolist() for given in (mean, std))
+    if not np.isfinite([mean, std]).all() or min(std) <= 0:
+        raise ValueError(f"mean and std must be three finite numbers each, std above 0; got mean {mean}, std {std}.")
+    return {"mean": mean, "std": std, "channel_order": channel_order, "range": float(range)}
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,8 @@ class NetworkCard:
     side: int | None = None  # pixels, if it takes images of one side only; None: the profile decides
 
     def preprocessing(self, normalisation: str = "own") -> dict:
-        """Return what `Network` takes: mean and std, ImageNet's unless a card says otherwise."""
-        return {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        """Return what `Network` takes: ImageNet's mean and std unless a card says otherwise."""
+        return to_input(IMAGENET_MEAN, IMAGENET_STD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +85,6 @@ class PublishedCard(NetworkCard):
 
     @property
     def archive(self) -> Asset:
-        """The archive that the weights are in."""
         return Asset(self.file, self.sha256, round(1e6 * self.megabytes), self.package, self.version)
 
     @property
@@ -87,29 +95,22 @@ class PublishedCard(NetworkCard):
         return tuple(self.architecture + suffix for suffix in (".safetensors", ".pth", ".bin"))
 
     def preprocessing(self, normalisation: str = "own") -> dict:
-        """Return what `Network` takes: mean, std, channel_order and value_range."""
-        mean, std = self.mean, self.std
         if normalisation == "published" and self.published_mean:
-            mean, std = self.published_mean, self.published_std
-        return {"mean": mean, "std": std, "channel_order": self.channel_order, "value_range": self.value_range}
+            return to_input(self.published_mean, self.published_std)
+        return to_input(self.mean, self.std, self.channel_order, self.value_range)
 
 
 def _cards(group: str) -> dict[str, PublishedCard]:
-    facts = yaml.safe_load((Path(__file__).parent / "networks.yaml").read_text())
-    usual = {"upstream": "imagenet1k", "kind": "imagenet", "top1": None, "hub_file": "{file}"}
+    facts = yaml.safe_load(Path(__file__).with_name("networks.yaml").read_text(encoding="utf-8"))
     found = {}
     for name, own in facts[group].items():
-        row = usual | {"training": "adversarial" if "robust_of" in own else "standard"}
-        row |= facts["layouts"][own["layout"]] | own
-        for _ in range(2):  # an address names the file, which names the architecture
-            row = {key: _filled(value, row) for key, value in row.items()}
-        found[name] = PublishedCard(name=name, **row)
+        row = facts["usual"] | facts["layouts"][own["layout"]] | own
+        found[name] = PublishedCard(name=name, **{key: _filled(value, row) for key, value in row.items()})
     return found
 
 
 def _filled(value, row: dict):
-    """Fill {key} in with the network's own value of it."""
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return tuple(_filled(part, row) for part in value)
     return value.format(**row) if isinstance(value, str) else value
 
@@ -119,9 +120,9 @@ ARCHIVES, PAPER = _cards("archives"), _cards("paper")
 
 def local_file(card: PublishedCard) -> Path | None:
     """Return the weight file in DIR/weights (--data DIR, DR_DATA), else in the hub's cache; nothing is fetched."""
-    folder = data_dir()
-    if folder and (path := next((p for file in card.files if (p := folder / FOLDER / file).is_file()), None)):
-        return path
+    for file in card.files if data_dir() else ():
+        if (path := data_dir() / FOLDER / file).is_file():
+            return path
     if not card.hub:
         return None
     import huggingface_hub
@@ -151,10 +152,9 @@ def weights_file(card: PublishedCard, *, fetch: bool = True) -> Path:
 
 
 def file_hash(card: PublishedCard, *, fetch: bool = True) -> str:
-    """Return the SHA-256 of a network's weight file, remembered by the file's size and time of change.
+    """Return the SHA-256 of a weight file, remembered while size and time of change stay, and once it is taken away.
 
-    Of a file that has been taken away since, the remembered hash is returned; one that was never here is fetched, or
-    AssetError is raised if it must not be.
+    A file that was never here is fetched, or AssetError is raised if it must not be.
     """
     key = store.key_of({"weight file": card.file})
     known, path = store.read("weights", key), local_file(card)
@@ -166,18 +166,16 @@ def file_hash(card: PublishedCard, *, fetch: bool = True) -> str:
     if known and known.about.items() >= seen.items():
         return known.about["sha256"]
     found = sha256_of(path)
-    with contextlib.suppress(CacheError):  # a cache that others prepared may be read-only here
-        store.write("weights", key, about={**seen, "sha256": found})
+    store.write("weights", key, about={**seen, "sha256": found})
     return found
 
 
 def missing_weights(names: Iterable[str]) -> list[str]:
     """Return the weight files of the paper's networks among `names` that are neither here nor on a hub within reach."""
     lacking = [PAPER[name] for name in names if name in PAPER and not local_file(PAPER[name])]
-    if any(card.hub for card in lacking):
-        with hub_within_reach() as reachable:
-            lacking = [card for card in lacking if not (card.hub and reachable)]
-    return [f"{FOLDER}/{card.file}, the weights of {card.name}" for card in lacking]
+    with hub_within_reach() if lacking else nullcontext() as reachable:
+        wanted = [card for card in lacking if not (card.hub and reachable)]
+    return [f"{FOLDER}/{card.file}, the weights of {card.name}" for card in wanted]
 
 
 def state(card: PublishedCard) -> str:
@@ -191,7 +189,7 @@ def state(card: PublishedCard) -> str:
 def table() -> str:
     """Return the table of the paper's networks, what is here, and exact steps for what you have to fetch."""
     states = {name: state(card) for name, card in PAPER.items()}
-    n_extra = sum(card.extra for card in PAPER.values())
+    n_extra, here = sum(card.extra for card in PAPER.values()), list(states.values()).count("present")
     lines = [
         f"The paper's {len(PAPER) - n_extra} networks, then {n_extra} extras of the published code", "",
         f"{'name':20}neurons  {'training':13}{'upstream':13} top-1  {'weights (file)':64}state",
@@ -200,20 +198,13 @@ def table() -> str:
         top1 = f"{card.top1:.1%}" if card.top1 else "-"
         facts = f"{name:20}{card.width:7}  {card.training:13}{card.upstream:13}{top1:>6}"
         lines.append(f"{facts}  {card.file:64}{states[name]}")
-    here = sum(words == "present" for words in states.values())
     lines += ["", f"{here} of {len(PAPER)} have their weights here; those on the hub are fetched when first used."]
-    wanted = [card for name, card in PAPER.items() if states[name] == "manual download"]
-    # Some have an address of their own, others share a folder.
-    files = {card.address: ", ".join(c.file for c in wanted if c.address == card.address) for card in wanted}
-    steps = [step.replace(card.file, files[card.address]) for card in wanted for step in card.steps]
-    if wanted:
+    steps = [step for name, card in PAPER.items() if states[name] == "manual download" for step in card.steps]
+    if steps:
         steps.append("see that they are there: python -m dr_utils models --data DIR")
         lines += ["", "What to fetch by hand, with DIR a folder of yours:"]
         lines += [f"  {i}. {step}" for i, step in enumerate(dict.fromkeys(steps), start=1)]
     return "\n".join(lines)
-
-
-# ---------------------------------------------------------------- the small networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,19 +235,13 @@ class Card(NetworkCard):
     sha256: str  # of the weight file
 
 
-def card_path(name: str, folder: Path | str = WEIGHTS) -> Path:
-    """Return where a network's card is."""
-    return Path(folder) / f"{name}.json"
-
-
 def weights_path(name: str, folder: Path | str = WEIGHTS) -> Path:
-    """Return where a network's weight file is."""
+    """Return where a network's weight file is; its card lies beside it, as .json."""
     return Path(folder) / f"{name}.safetensors"
 
 
 def read_card(name: str, folder: Path | str = WEIGHTS) -> Card | None:
-    """Read a card; None if there is none."""
-    path = card_path(name, folder)
+    path = weights_path(name, folder).with_suffix(".json")
     return Card(**json.loads(path.read_text())) if path.is_file() else None
 
 

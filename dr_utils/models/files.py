@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -26,7 +26,7 @@ RELEASES = "use the torch, torchvision and timm releases of requirements.lock"
 
 
 class Inert:
-    """Takes the place of every class and function that a file names: called, or given a state, it does nothing."""
+    """Takes the place of what a file names: called, or given a state, it does nothing."""
 
     def __new__(cls, *args, **kwargs):
         return _INERT
@@ -42,32 +42,28 @@ _INERT = object.__new__(Inert)
 
 
 def read_weights(file: Path | BytesIO, name: str = "", advice: str = SAVE_AGAIN) -> State:
-    """Return the tensors by name of a .safetensors or .npz file, or of one that torch saved; AssetError if it has none.
+    """Return the tensors by name of a .safetensors or .npz file, or of one that torch saved.
 
     Torch's reader of weights calls only what it knows. Everything else that the file names (a schedule, numpy scalars)
-    is looked up nowhere: something inert takes its place. `name` and `advice` are for the message.
+    is looked up nowhere: something inert takes its place. `name` and `advice` are for the message of the AssetError.
     """
     name = name or file.name
     try:
         found = _read(file)
+        if not isinstance(found, Mapping):
+            raise ValueError("it holds no dictionary")
+        found = next((found[w] for w in WRAPPERS if isinstance(found.get(w), Mapping)), found)
+        if not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
+            raise ValueError(f"it holds {', '.join(map(str, found)) or 'nothing'}")
+        return dict(found)
     except FileNotFoundError:
         raise AssetError(f"{file}: no such file.") from None
     except Exception as error:  # what a damaged file makes a reader raise is anybody's guess
         reason = short(error.__context__ or error, 120)  # torch adds advice to load it without the check
         raise AssetError(
-            f"{name} is refused: damaged, cut short, or more than weights ({type(error).__name__}: {reason}); nothing "
-            f"in it was run; {advice}."
+            f"{name} is refused ({type(error).__name__}: {reason}): damaged, or not tensors by name, alone or under "
+            f"{', '.join(WRAPPERS)}; nothing in it was run; {advice}."
         ) from error
-    for _ in range(2):  # a wrapper in a wrapper, at most
-        key = next((w for w in WRAPPERS if isinstance(found, Mapping) and isinstance(found.get(w), Mapping)), None)
-        found = found if key is None else found[key]
-    if not isinstance(found, Mapping) or not found or not all(isinstance(t, torch.Tensor) for t in found.values()):
-        inside = short(", ".join(map(str, list(found)[:5]))) if isinstance(found, Mapping) else "no dictionary"
-        raise AssetError(
-            f"{name} is refused: it holds {inside or 'nothing'}; expected tensors by name, alone or under one of "
-            f"{', '.join(WRAPPERS)}. Nothing in it was run; {advice}."
-        )
-    return dict(found)
 
 
 def _read(file: Path | BytesIO):
@@ -87,15 +83,14 @@ def _read(file: Path | BytesIO):
             return torch.load(content, map_location="cpu", weights_only=True)
 
 
-def _names_in(content) -> set[str]:
+def _names_in(content) -> Iterable[str]:
     """Names of the classes and functions that an open file of torch asks for."""
-    n_pickles = 4  # before torch 1.6: a magic number, a version, facts of the machine, and what was saved
-    if zipfile.is_zipfile(content):
-        with zipfile.ZipFile(content) as archive:
-            member = next(member for member in archive.namelist() if member.endswith("data.pkl"))
-            content, n_pickles = BytesIO(archive.read(member)), 1
+    zipped = zipfile.is_zipfile(content)
     content.seek(0)
-    return set().union(*(get_globals_in_pkl(content) for _ in range(n_pickles)))
+    if zipped:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(content)
+    # Before torch 1.6: a magic number, a version, facts of the machine, and what was saved.
+    return set().union(*(get_globals_in_pkl(content) for _ in range(4)))
 
 
 def read_layers_model(members: Mapping[str, bytes], folder: str) -> State:
@@ -117,27 +112,10 @@ def without_prefixes(state: Mapping[str, torch.Tensor]) -> State:
 
 
 def fit(module: nn.Module, state: Mapping[str, torch.Tensor], what: str, file: str, advice: str = SAVE_AGAIN) -> None:
-    """Give a module all of its weights, or raise AssetError: how many do not fit, and the first three.
-
-    `what` and `file` are what the message calls network and file; `advice` is what it says to do.
-    """
-    own = module.state_dict()
-    both = own.keys() & state.keys()
-    problems = {
-        # Counters of training steps are not weights; half of all exporters leave them out.
-        "missing": [key for key in own if key not in both and not key.endswith("num_batches_tracked")],
-        "unexpected": [key for key in state if key not in both],
-        "of another shape": [
-            f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
-            for key in own
-            if key in both and state[key].shape != own[key].shape
-        ],
-    }
-    parts = [
-        f"{len(keys)} of {len(own)} keys {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for kind, keys in problems.items()
-        if keys
-    ]
-    if parts:
-        raise AssetError(f"{file} does not fit {what}: {'; '.join(parts)}; {advice}.")
-    module.load_state_dict(state, strict=False)
+    """Give a module all of its weights, or raise AssetError; `what` is what its message calls the network."""
+    # Counters of training steps are not weights; half of all exporters leave them out.
+    counters = {key: tensor for key, tensor in module.state_dict().items() if key.endswith("num_batches_tracked")}
+    try:
+        module.load_state_dict(counters | dict(state))
+    except RuntimeError as error:
+        raise AssetError(f"{file} does not fit {what} ({short(error, 400)}); {advice}.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dr_utils import fetch, store
+from dr_utils import fetch
 from dr_utils.checks import short
 from dr_utils.models.backbone import weight_hash
 from dr_utils.models.cards import ARCHIVES, PublishedCard, weights_file
@@ -18,8 +19,6 @@ from dr_utils.store import AssetError
 
 N_CLASSES = 1000
 NESTED = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
-
-# ---------------------------------------------------------------- modules
 
 
 def build(card: PublishedCard) -> tuple[nn.Module, str]:
@@ -33,36 +32,30 @@ def build(card: PublishedCard) -> tuple[nn.Module, str]:
         return module, module.pretrained_cfg["classifier"]
     from torchvision import models
 
+    options = {"norm_layer": partial(nn.BatchNorm2d, eps=1e-3)} if card.layout == "keras" else {}
     if card.architecture == "wide_resnet50_4":
-        module = models.ResNet(models.resnet.Bottleneck, [3, 4, 6, 3], width_per_group=64 * 4)
+        module = models.resnet50(width_per_group=64 * 4)
     else:
-        module = models.get_model(card.architecture, weights=None)
-    if card.layout == "keras":
-        _as_keras_has_it(module)
+        module = models.get_model(card.architecture, **options)
+    if card.layout == "keras":  # as He et al. (2015) had it, a stage's first 1 x 1 convolution has the stride
+        for stage in (module.layer2, module.layer3, module.layer4):
+            stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     if card.layout == "matryoshka":
         _as_the_release_has_it(module, card)
     return module, "fc" if hasattr(module, "fc") else f"classifier.{len(module.classifier) - 1}"
 
 
-def _as_keras_has_it(resnet: nn.Module) -> None:
-    """As He et al. (2015) first had it: the first 1 x 1 convolution of a stage has the stride, not the 3 x 3 one."""
-    for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
-        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
-    for module in resnet.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = 1e-3
-
-
 def _as_the_release_has_it(resnet: nn.Module, card: PublishedCard) -> None:
-    """As in github.com/RAIVNLab/MRL (Kusupati et al. 2022, "Matryoshka representation learning").
+    """As in github.com/RAIVNLab/MRL (Kusupati et al. 2022), which trains as github.com/libffcv/ffcv-imagenet does.
 
-    Its training is that of github.com/libffcv/ffcv-imagenet: every convolution of stride 2 with 16 input channels or
-    more has a fixed blur before it (Zhang 2019, "Making convolutional networks shift-invariant again").
+    Every convolution of stride 2 with 16 input channels or more has a fixed blur before it (Zhang 2019).
     """
     for name, part in list(resnet.named_modules()):
         if isinstance(part, nn.Conv2d) and max(part.stride) > 1 and part.in_channels >= 16:
             resnet.set_submodule(name, BlurredConv(part))
-    resnet.fc = NestedLinear() if card.training == "mrl" else FirstLinear(card.width, N_CLASSES)
+    resnet.fc = NestedLinear() if card.training == "mrl" else nn.Linear(card.width, N_CLASSES)
+    if card.training == "narrow":  # its head reads the first neurons only
+        resnet.fc.register_forward_pre_hook(lambda _, given: given[0][:, : card.width])
 
 
 class BlurredConv(nn.Module):
@@ -78,13 +71,6 @@ class BlurredConv(nn.Module):
         return self.conv(F.conv2d(x, self.blur_filter, padding=1, groups=self.conv.in_channels))
 
 
-class FirstLinear(nn.Linear):
-    """A linear layer on the first `in_features` of features [B, D]."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x[:, : self.in_features])
-
-
 class NestedLinear(nn.ModuleDict):
     """The heads of a Matryoshka network, each on the first neurons; the scores are those of the widest."""
 
@@ -93,9 +79,6 @@ class NestedLinear(nn.ModuleDict):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return list(self.values())[-1](x)
-
-
-# ---------------------------------------------------------------- weights
 
 
 def load(module: nn.Module, card: PublishedCard) -> None:
@@ -124,28 +107,19 @@ def _fill_augreg(vit: nn.Module, path: Path, arrays: State, advice: str) -> None
             raise ValueError(f"{found:,} numbers")
         vit.load_pretrained(str(path))
     except (KeyError, ValueError, RuntimeError) as error:
-        raise AssetError(
-            f"{path.name} does not hold the network's {expected:,} weights ({short(error)}); {advice}."
-        ) from error
+        raise AssetError(f"{path.name} does not hold the {expected:,} weights ({short(error)}); {advice}.") from error
 
 
 def _converted(module: nn.Module, card: PublishedCard) -> State:
-    """The converted weights of an archive: stored ones, else converted, checked and stored."""
-    key = store.key_of({"weights of": card.name, "sha256": card.weight_hash})
-    if stored := store.read("weights", key):
-        return {name: torch.tensor(array) for name, array in stored.arrays.items()}
+    """The weights of an archive in the names of a module, checked by their hash."""
     archive = fetch.fetch(card.archive)
     if card.layout == "keras":
         state = read_layers_model(fetch.read_members(archive), card.member)
     else:
         state = read_weights(BytesIO(fetch.read_members(archive, [card.member])[card.member]), card.member)
     state = read_layout(card, state, module)
-    state = {name: tensor.contiguous() for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     if (found := weight_hash(state)) != card.weight_hash:
-        raise AssetError(
-            f"{card.name}: the converted weights have SHA-256 {found}, expected {card.weight_hash}; {RELEASES}."
-        )
-    store.write("weights", key, about={"network": card.name}, arrays={k: tensor.numpy() for k, tensor in state.items()})
+        raise AssetError(f"{card.name}: its weights have SHA-256 {found}, expected {card.weight_hash}; {RELEASES}.")
     return state
 
 
@@ -155,22 +129,17 @@ def read_layout(card: PublishedCard, state: State, module: nn.Module) -> State:
         return dict(zip(module.state_dict(), state.values(), strict=True))
     if card.layout == "keras":
         return _keras(state, module)
-    state = _robust(state) if card.layout == "robust" else without_prefixes(state)
-    return _vgg(state, module) if (card.layout, card.family) == ("timm", "vgg16") else state
+    state = without_prefixes(state)
+    if card.layout == "robust":
+        # github.com/MadryLab/robustness saves a network with its normalisation and its attacker, which has the same
+        # tensors once more. Architectures that it does not have itself, such as VGG16, are wrapped twice.
+        own = {key: tensor for key, tensor in state.items() if not key.startswith(("attacker.", "normalizer."))}
+        return without_prefixes(own)
+    if card.architecture.startswith("vgg16_bn."):  # torchvision's file, too: its linear layers are convolutions in timm
+        from timm.models.vgg import _filter_fn
 
-
-# torchvision's VGG16 has linear layers where timm has convolutions over the whole map, of the same weights.
-_VGG_NAMES = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
-
-
-def _vgg(state: State, module: nn.Module) -> State:
-    own, renamed = module.state_dict(), {}
-    for key, tensor in state.items():
-        layer, _, kind = key.rpartition(".")
-        key = f"{_VGG_NAMES.get(layer, layer)}.{kind}"
-        alike = key in own and tensor.numel() == own[key].numel()
-        renamed[key] = tensor.reshape(own[key].shape) if alike else tensor
-    return renamed
+        return _filter_fn(state)
+    return state
 
 
 def _keras(weights: State, module: nn.Module) -> State:
@@ -192,14 +161,3 @@ def _keras(weights: State, module: nn.Module) -> State:
         state[f"{norm}.running_mean"] = weights[f"{keras_norm}/moving_mean"] - weights[f"{keras_conv}/bias"]
         state[f"{norm}.running_var"] = weights[f"{keras_norm}/moving_variance"]
     return state
-
-
-def _robust(state: State) -> State:
-    """The names of the robustness library (github.com/MadryLab/robustness), which saves a network with its attacker.
-
-    Under DataParallel there are the network, its normalisation, and the attacker with the same tensors once more.
-    Architectures that the library does not have itself, VGG16 among them, are wrapped again: module.model.model.*.
-    """
-    state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    own = {key: tensor for key, tensor in state.items() if not key.startswith(("attacker.", "normalizer."))}
-    return without_prefixes({key.removeprefix("model."): tensor for key, tensor in own.items()})

@@ -15,20 +15,15 @@ from dr_utils.models.files import RELEASES, fit
 from dr_utils.store import AssetError, sha256_of
 
 VGG_POOLED = 2  # pixels a side
-VIT_PATCH, VIT_NEURONS_PER_HEAD, VIT_MLP_RATIO = 4, 64, 2
 
 
 class SmallNetwork(nn.Module):
-    """A body from normalised images [B, 3, 32, 32] to penultimate features [B, D], and one linear head or nested ones.
-
-    `heads` are in order of how many features they read; the last one reads all.
-    """
+    """A body from normalised images to penultimate features, and linear heads, of which the last reads all of them."""
 
     def __init__(self, body: nn.Module, recipe):
         super().__init__()
         self.body = body
         self.heads = nn.ModuleList(nn.Linear(k, recipe.n_classes) for k in recipe.nesting or (recipe.head_reads,))
-        self.width = recipe.head_reads
         # ImageNet's, of which Tiny-ImageNet is a part. Not weights: left out of the state dict.
         self.register_buffer("_mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
@@ -38,7 +33,7 @@ class SmallNetwork(nn.Module):
         return self.body((images - self._mean) / self._std)
 
     def scores(self, features: torch.Tensor) -> list[torch.Tensor]:
-        """Compute the scores [B, C] of every head, from the one that reads least to the one that reads all."""
+        """Compute the scores [B, C] of every head."""
         return [head(features[:, : head.in_features]) for head in self.heads]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -47,10 +42,9 @@ class SmallNetwork(nn.Module):
 
 
 def build(recipe) -> SmallNetwork:
-    """Build the network of a recipe (of `dr_utils.zoo`, or of a card) with its seed's first weights, to be trained.
+    """Build the network of a recipe (of `dr_utils.zoo`, or of a card) with its seed's first weights.
 
-    The trunk's weights are drawn before the heads', so that networks of one trunk and seed start from the same trunk
-    whatever reads it. The global random state is left as it was.
+    The trunk's are drawn before the heads', so that networks of one trunk and seed start from the same trunk.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -63,37 +57,28 @@ def build(recipe) -> SmallNetwork:
 def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork, Card]:
     """Load a trained network, in evaluation mode with its card; AssetError if it is not what was stored."""
     card, path = read_card(name, folder), weights_path(name, folder)
-    if card is None or not path.is_file():
-        raise AssetError(f"{name} has no trained weights here; train it: python -m dr_utils train {name} --data DIR.")
     data = path.read_bytes()  # once, so that what is loaded is what was hashed
     if (found := sha256_of(data)) != card.sha256:
-        raise AssetError(
-            f"{path.name}: expected SHA-256 {card.sha256}, found {found}; the file is truncated or changed: "
-            "install the package again, or restore the file."
-        )
+        raise AssetError(f"{path.name}: expected SHA-256 {card.sha256}, found {found}; install the package again.")
     network = build(SimpleNamespace(**card.recipe))
     fit(network, {key: tensor.float() for key, tensor in load(data).items()}, name, path.name, RELEASES)
     return network.eval(), card
 
 
 def _keep_first(trunk: nn.Sequential, k: int) -> None:
-    """Leave out the features that a narrow last layer does not read: only the first `k` of the trunk's remain.
+    """Leave out the features that a narrow last layer does not read, all but the first `k`.
 
-    The neurons of the last convolution and its normalisation do not see each other, so those that nothing reads get no
-    gradient and change no other: the network is the one that computes all features and reads `k`, in fewer bytes.
+    They would get no gradient and change no other: neurons of the last convolution do not see each other.
     """
-    conv, norm = trunk[-5], trunk[-4]
-    conv.out_channels = norm.num_features = k
-    conv.weight = nn.Parameter(conv.weight.detach()[:k].clone())
-    for name in ("weight", "bias"):
-        setattr(norm, name, nn.Parameter(getattr(norm, name).detach()[:k].clone()))
-    norm.running_mean, norm.running_var = norm.running_mean[:k].clone(), norm.running_var[:k].clone()
+    conv = trunk[-5]
+    conv.out_channels, conv.weight = k, nn.Parameter(conv.weight.detach()[:k].clone())
+    trunk[-4] = nn.BatchNorm2d(k)
 
 
 def _resnet(recipe) -> nn.Module:
     """A thin first convolution, a BasicBlock per stage, each at half the resolution, a 1 x 1 convolution, and the mean.
 
-    Nothing else works at 32 x 32 pixels: on a CPU a block there takes more time than all others together.
+    A block at 32 x 32 pixels would take more time on a CPU than all others together.
     """
     from torchvision.models.resnet import BasicBlock
 
@@ -137,8 +122,8 @@ def _vit(recipe) -> nn.Module:
 
     width = recipe.trunk_width
     return VisionTransformer(
-        img_size=IMAGES_SIDE, patch_size=VIT_PATCH, embed_dim=width, depth=len(recipe.widths),
-        num_heads=max(1, width // VIT_NEURONS_PER_HEAD), mlp_ratio=VIT_MLP_RATIO, num_classes=0, dynamic_img_size=True,
+        img_size=IMAGES_SIDE, patch_size=4, embed_dim=width, depth=len(recipe.widths), num_heads=max(1, width // 64),
+        mlp_ratio=2, num_classes=0, dynamic_img_size=True,
     )  # fmt: skip
 
 

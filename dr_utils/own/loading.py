@@ -13,7 +13,7 @@ from dr_utils.datasets.own import open_images
 from dr_utils.features import Features, extract
 from dr_utils.features_files import open_features
 from dr_utils.models import NetworkCard
-from dr_utils.models.opening import open_model, recommended_side
+from dr_utils.models.opening import open_model
 from dr_utils.own.answer import Answer, answer
 
 
@@ -85,7 +85,7 @@ def load(
         train_images, test_images = registry_images(str(data), limit=limit, seed=seed)
     else:
         train_images, test_images = open_images(data, limit=limit, seed=seed)
-    side = network.card.side or resolution or recommended_side(model)
+    side = network.card.side or resolution or network.side
     found = [extract(network, images, resolution=side, device=device) for images in (train_images, test_images)]
     return Source(*found, train_images.classes, network.card, train_images.name)
 

@@ -1,7 +1,6 @@
-"""The small networks: recipes, training, attacks and cards of adversarial, Matryoshka, narrow and other networks.
+"""Counterparts of the paper's networks, trained on Tiny-ImageNet: ``python -m dr_utils train all --data DIR``.
 
-They are counterparts of the paper's, trained on Tiny-ImageNet at 32 x 32 pixels: ``python -m dr_utils train all
---data DIR``. Their weights are part of `dr_utils.models`; `recipes.yaml` says how each is built and trained.
+Their weights are part of `dr_utils.models`; `recipes.yaml` says how each is built and trained.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from typing import Literal
 import yaml
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
-
-__all__ = ["RECIPES", "Recipe"]
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ _TINY = 1e-12  # gradients of saturated scores may vanish; their direction is th
 
 
 def lengths(x: torch.Tensor) -> torch.Tensor:
-    """Return the l2 norm of each sample of x [B, C, H, W], shaped [B, 1, 1, 1]."""
+    """Return each sample's l2 norm, [B, 1, 1, 1]."""
     return x.flatten(1).norm(dim=1)[:, None, None, None]
 
 
 def random_in_ball(like: torch.Tensor, radius: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Draw perturbations of the shape of `like` [B, C, H, W], uniformly from the l2 ball."""
+    """Draw perturbations of the shape of `like` [B, C, H, W], uniformly."""
     direction = torch.randn(like.shape, generator=generator, device=like.device)
     share = torch.rand(len(like), generator=generator, device=like.device) ** (1 / like[0].numel())
     return direction / lengths(direction) * (radius * share)[:, None, None, None]
@@ -43,9 +43,8 @@ def pgd(
     """
     step_size = 2 * radius / steps if step_size is None else step_size
     start_radius = radius if start_radius is None else start_radius
-    attacked = images = images.detach()
-    if start_radius > 0:
-        attacked = (images + random_in_ball(images, start_radius, generator)).clamp(0, 1)
+    images = images.detach()
+    attacked = (images + random_in_ball(images, start_radius, generator)).clamp(0, 1)
     for _ in range(steps):
         attacked.requires_grad_(True)
         with torch.enable_grad():
@@ -59,34 +58,22 @@ def pgd(
     return attacked.detach()
 
 
-def single_step(score, images: torch.Tensor, labels: torch.Tensor, *, radius: float, generator=None) -> torch.Tensor:
-    """Attack by one step from a random start, as fast adversarial training does; parameters and result as in `pgd`.
-
-    The start is drawn from half the radius: most of the ball's points lie near its surface and waste much of it.
-    """
-    step = {"steps": 1, "step_size": 1.25 * radius, "start_radius": radius / 2}
-    return pgd(score, images, labels, radius=radius, generator=generator, **step)
-
-
+@torch.no_grad()
 def evaluate(network: SmallNetwork, images: ImageTask, *, radius: float, steps=EVALUATION_STEPS, device="auto") -> dict:
-    """Return "clean_accuracy" and "robust_accuracy" in [0, 1] on validation images; the second is under PGD.
+    """Return "clean_accuracy" and "robust_accuracy" in [0, 1] on validation images, the second under PGD, in float32.
 
-    Only images that are right to begin with are attacked, so that an attack cannot put an image right. All is float32.
+    Only images that are right to begin with are attacked, so that an attack cannot put an image right.
     """
     device = pick_device(device)
     network = network.eval().to(device, memory_format=torch.channels_last)
-    noise = torch.Generator(device).manual_seed(0)
+    clean, robust, noise = 0, 0, torch.Generator(device).manual_seed(0)
     attack = {"radius": radius, "steps": steps, "step_size": 2.5 * radius / steps, "generator": noise}
-    clean = robust = 0
     for start in progress(range(0, len(images), EVALUATION_BATCH), desc="evaluating", unit="batches"):
         batch = to_batch(torch.from_numpy(images.images[start : start + EVALUATION_BATCH]).to(device))
         labels = torch.from_numpy(images.labels[start : start + EVALUATION_BATCH]).to(device)
-        with torch.no_grad():
-            right = network(batch).argmax(1) == labels
+        right = network(batch).argmax(1) == labels
         clean += int(right.sum())
         if right.any():
             batch, labels = batch[right].contiguous(memory_format=torch.channels_last), labels[right]
-            attacked = pgd(network, batch, labels, **attack)
-            with torch.no_grad():
-                robust += int((network(attacked).argmax(1) == labels).sum())
+            robust += int((network(pgd(network, batch, labels, **attack)).argmax(1) == labels).sum())
     return {"clean_accuracy": clean / len(images), "robust_accuracy": robust / len(images)}

@@ -26,11 +26,9 @@ VERSION = 2  # raised by one whenever the same tar file would give other pixels 
 
 
 def load_images(folder: str | Path, split: str, *, n_classes: int, limit: int | None = None) -> ImageTask:
-    """Load "train" or "val" from the folder of Tiny-ImageNet's tar files.
+    """Load "train" or "val", uint8 [n, 32, 32, 3], from the folder of Tiny-ImageNet's tar files.
 
-    Images are uint8 [n, 32, 32, 3]; the digest is the SHA-256 of the tar file. Fewer classes than the file has are a
-    seeded choice, the same for both splits, labelled anew; `limit` draws only so many images, for trials. Raises
-    AssetError if the file is missing or damaged, ValueError if it has too few classes.
+    Fewer classes than the file has are a seeded choice, the same for both splits; `limit` draws only so many images.
     """
     tar = Path(folder) / f"tiny_imagenet_{split}.tar"
     if not tar.is_file():
@@ -41,8 +39,8 @@ def load_images(folder: str | Path, split: str, *, n_classes: int, limit: int | 
         images, labels, classes = found.arrays["images"], found.arrays["labels"], found.about["classes"]
     else:
         images, labels, classes = _decode(tar, split)
-        about = {"file": tar.name, "classes": classes}
-        store.write("datasets", key, about=about, arrays={"images": images, "labels": labels})
+        arrays = {"images": images, "labels": labels}
+        store.write("datasets", key, about={"file": tar.name, "classes": classes}, arrays=arrays)
     if len(classes) < n_classes:
         raise ValueError(f"{n_classes} classes are needed; {tar.name} has {len(classes)}: get all of Tiny-ImageNet.")
     chosen = np.sort(random_subsets(len(classes), n_classes / len(classes), [CHOICE_SEED])[0])
@@ -75,14 +73,14 @@ def _decode(tar: Path, split: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def to_batch(pixels: torch.Tensor) -> torch.Tensor:
-    """Turn uint8 [B, H, W, 3] into float32 [B, 3, H, W] in [0, 1], channels last in memory as the pixels are."""
+    """Turn uint8 [B, H, W, 3] into float32 [B, 3, H, W] in [0, 1], channels last in memory."""
     return pixels.permute(0, 3, 1, 2).float() / 255
 
 
 def batches(pixels: torch.Tensor, recipe: Recipe, epoch: int, steps: int) -> Iterator[tuple]:
-    """Yield an epoch's batches: images float32 [B, 3, S, S] and their places [B] in `pixels`, on its device.
+    """Yield an epoch's batches, which follow from seed and epoch alone: images [B, 3, S, S], their places in `pixels`.
 
-    They follow from seed and epoch alone. Each is a window up to 4 pixels off the centre; half of them are mirrored.
+    Each is a window up to 4 pixels off the centre; half of them are mirrored.
     """
     n, generator = len(pixels), torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
     samples = round(n * recipe.repeats)

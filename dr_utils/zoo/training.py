@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -25,9 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dr_utils import store
 from dr_utils.datasets import ImageTask
 from dr_utils.device import hardware_name, pick_device
-from dr_utils.models.cards import IMAGES_SIDE, WEIGHTS, Card, card_path, read_card, weights_path
+from dr_utils.models.cards import IMAGES_SIDE, WEIGHTS, Card, read_card, weights_path
 from dr_utils.models.small_networks import SmallNetwork, build
-from dr_utils.profiles import mistakes
 from dr_utils.progress import clock, progress
 from dr_utils.zoo import RECIPES, Recipe, attacks
 from dr_utils.zoo.data import batches, load_images
@@ -51,11 +48,10 @@ def decorrelation(features: torch.Tensor) -> torch.Tensor:
 
 
 class Optimiser:
-    """Steps of a network's weights: torch's Muon (Jordan et al. 2024) for hidden ones, its SGD or AdamW for the rest.
+    """Torch's Muon (Jordan et al. 2024) for all layers of the body but the first, its SGD or AdamW for the rest.
 
-    Hidden are all convolutions and linear layers of the body but the first. With Muon, four epochs got 30 % of the
-    validation images right, with SGD at two rates 23 and 25 %. Batch normalisation follows layers without bias, so
-    longer weights would only slow them: their length stays the square root of their outputs.
+    With Muon, four epochs got 30 % of the validation images right, with SGD at two rates 23 and 25 %. Batch
+    normalisation follows layers without bias, so longer weights would only slow them: their length stays the same.
     """
 
     def __init__(self, network: SmallNetwork, recipe: Recipe):
@@ -71,7 +67,7 @@ class Optimiser:
         rest = torch.optim.AdamW if recipe.optimiser == "adamw" else sgd
         muon = partial(torch.optim.Muon, momentum=recipe.momentum, ns_steps=4)
         groups = partial(_groups, decay=recipe.weight_decay)
-        self.parts = [rest(groups(others, recipe.lr)), muon(groups(hidden, recipe.hidden_lr))]
+        self.parts = [rest(groups(others), lr=recipe.lr), muon(groups(hidden), lr=recipe.hidden_lr)]
 
     def step(self, share: float) -> None:
         """Step along the gradients, at this share of the peak learning rates, and forget them."""
@@ -79,7 +75,7 @@ class Optimiser:
             matrix.grad = _matrix(layer.weight.grad)
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = share * group["peak"]
+                group["lr"] = share * part.defaults["lr"]
             part.step()
         self._network.zero_grad()
         with torch.no_grad():
@@ -89,31 +85,20 @@ class Optimiser:
 
 
 def _matrix(weight: torch.Tensor) -> torch.Tensor:
-    """Give [out, in, H, W] as [out, H * W * in], the same memory where channels are last; a matrix as it is."""
+    """View [out, in, H, W] with channels last as [out, H * W * in]; a matrix as it is."""
     return weight.movedim(1, -1).flatten(1)
 
 
-def _groups(pairs: list[tuple[nn.Parameter, bool]], lr: float, decay: float) -> list[dict]:
+def _groups(pairs: list[tuple[nn.Parameter, bool]], decay: float) -> list[dict]:
     """Make the group of the parameters that decay, and that of the others."""
     groups = {yes: [parameter for parameter, decays in pairs if decays == yes] for yes in (True, False)}
-    return [{"params": group, "lr": lr, "peak": lr, "weight_decay": yes * decay} for yes, group in groups.items()]
-
-
-@dataclass
-class Progress:
-    """How far a training is, over all its runs: finished epochs, and the seconds spent on them."""
-
-    epoch: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)  # the mean of each epoch
-    hardware: list[str] = field(default_factory=list)  # everything that it ran on
+    return [{"params": group, "weight_decay": yes * decay} for yes, group in groups.items()]
 
 
 class Training:
-    """A network in training on `images`, from its last checkpoint if there is one.
+    """A network in training on `images`: if it is interrupted, it ends with the same weights on the same hardware.
 
-    A training that was interrupted ends with the weights of one that was not, on the same hardware. Precision
-    "bfloat16" is autocast; "auto" takes it on CUDA devices that compute in it, float32 elsewhere.
+    Precision "bfloat16" is autocast; "auto" takes it on CUDA devices that compute in it, float32 elsewhere.
     """
 
     def __init__(self, recipe: Recipe, images: ImageTask, *, device: str = "auto", precision: str = "auto"):
@@ -129,7 +114,16 @@ class Training:
         self._pixels, self._labels = (torch.from_numpy(x).to(self.device) for x in (images.images, images.labels))
         # Batch normalisation wants full batches: the few samples left over wait for another epoch's order.
         self.steps = max(1, round(len(images) * recipe.repeats) // recipe.batch_size)
-        self._load()
+        self.network = build(recipe).to(self.device)
+        self._optimiser = Optimiser(self.network, recipe)
+        # Over all runs: epochs that are finished, their seconds and mean losses, and everything that they ran on.
+        self.progress = SimpleNamespace(epoch=0, seconds=0.0, losses=[], hardware=[])
+        if found := store.read("checkpoints", self.key):
+            self.progress = SimpleNamespace(**found.about)
+            file = io.BytesIO(found.arrays["state"])
+            states = torch.load(file, map_location=self.device, weights_only=True)
+            for part, state in zip((self.network, *self._optimiser.parts), states, strict=True):
+                part.load_state_dict(state)
 
     def run(self) -> Training:
         """Train to the last epoch and return the training itself; FloatingPointError if the loss is not finite."""
@@ -149,26 +143,26 @@ class Training:
             total += self._step(images, self._labels[rows], noise)
             self._optimiser.step(one_cycle(step, self.steps * recipe.epochs, recipe.warmup))
             bar.update(1)
-        loss, seconds = float(total) / self.steps, time.monotonic() - begun
+        loss = float(total) / self.steps
         if not math.isfinite(loss):
             raise FloatingPointError(f"{recipe.name}: the loss is {loss} in epoch {epoch + 1}; lower its lr.")
         self.progress.losses.append(round(loss, 5))
         self.progress.epoch += 1
-        self.progress.seconds += seconds
+        self.progress.seconds += time.monotonic() - begun
         self.progress.hardware = list(dict.fromkeys([*self.progress.hardware, hardware_name(self.device)]))
         bar.set_description_str(f"{recipe.name}, epoch {epoch + 1} of {recipe.epochs}, loss {loss:.3f}")
         self._save()
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
-        """Compute the gradients of the loss, and return it."""
         if self.recipe.training == "adversarial":
             # The attacked network is the one that will be judged: with running statistics, not the batch's.
             self.network.eval()
-            steps = self.recipe.attack_steps
-            attack = attacks.single_step if steps == 1 else partial(attacks.pgd, steps=steps)
             # The same change per pixel for windows as for whole images.
-            radius = self.recipe.radius * images.shape[-1] / IMAGES_SIDE
-            images = attack(self._score, images, labels, radius=radius, generator=noise)
+            steps, radius = self.recipe.attack_steps, self.recipe.radius * images.shape[-1] / IMAGES_SIDE
+            # A single step starts nearer: most of a ball's points lie near its surface and waste much of it.
+            single = {"step_size": 1.25 * radius, "start_radius": radius / 2} if steps == 1 else {}
+            attack = {"radius": radius, "steps": steps, "generator": noise, **single}
+            images = attacks.pgd(self._score, images, labels, **attack)
         self.network.train()
         with self._autocast:
             features = self.network.features(images)
@@ -191,19 +185,7 @@ class Training:
         buffer = io.BytesIO()
         torch.save([part.state_dict() for part in (self.network, *self._optimiser.parts)], buffer)
         arrays = {"state": np.frombuffer(buffer.getbuffer(), np.uint8)}
-        store.write("checkpoints", self.key, about=asdict(self.progress), arrays=arrays)
-
-    def _load(self) -> None:
-        """Go to the last checkpoint, or to the start if there is none."""
-        self.network = build(self.recipe).to(self.device)
-        self._optimiser = Optimiser(self.network, self.recipe)
-        self.progress = Progress()
-        if found := store.read("checkpoints", self.key):
-            self.progress = Progress(**found.about)
-            file = io.BytesIO(found.arrays["state"])
-            states = torch.load(file, map_location=self.device, weights_only=True)  # weights_only: no code is run
-            for part, state in zip((self.network, *self._optimiser.parts), states, strict=True):
-                part.load_state_dict(state)
+        store.write("checkpoints", self.key, about=vars(self.progress), arrays=arrays)
 
 
 def count_multiply_adds(network: SmallNetwork) -> int:
@@ -215,10 +197,7 @@ def count_multiply_adds(network: SmallNetwork) -> int:
 
 
 def store_weights(trained: Training, images: ImageTask, folder: Path | str = WEIGHTS) -> Card:
-    """Store a trained network in float16, measure it as stored on validation `images`, and write its card.
-
-    The card is written last: a weight file whose measuring was interrupted has none, or one that refuses it.
-    """
+    """Store a trained network in float16, measure it as stored on validation `images`, and write its card last."""
     recipe, network, at = trained.recipe, trained.network, trained.progress
     # Without the counters of training steps, which are not weights.
     state = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
@@ -241,7 +220,7 @@ def store_weights(trained: Training, images: ImageTask, folder: Path | str = WEI
         sha256=store.sha256_of(path),
         versions={"python": platform.python_version(), "torch": torch.__version__},
     )  # fmt: skip
-    with store.atomic_path(card_path(card.name, folder)) as part:
+    with store.atomic_path(path.with_suffix(".json")) as part:
         part.write_text(json.dumps(asdict(card), indent=2) + "\n")
     return card
 
@@ -252,17 +231,14 @@ def train_networks(
 ) -> None:  # fmt: skip
     """Train, measure and store networks in the folder `out`; those that are trained already are kept.
 
-    `data` is the folder of Tiny-ImageNet's tar files, `changes` are fields of the recipes. With `limit`, only so many
-    images of each split are taken. Bad input raises ValueError, files that cannot be used AssetError.
+    `data` is the folder of Tiny-ImageNet's tar files, `limit` the number of images of each split, `changes` are fields
+    of the recipes.
     """
+    recipes = [replace(RECIPES[name], **changes) for name in names]
     try:
-        recipes = [replace(RECIPES[name], **changes) for name in names]
-    except ValidationError as error:
-        raise ValueError("; ".join(mistakes(error))) from None
-    with contextlib.suppress(OSError):
         out.mkdir(parents=True, exist_ok=True)
-    if not (out.is_dir() and os.access(out, os.W_OK)):
-        raise ValueError(f"cannot write to {out}; choose another folder with --out.")
+    except OSError as error:
+        raise ValueError(f"cannot write to {out} ({error.strerror}); choose another folder with --out.") from error
     for i, recipe in enumerate(recipes, start=1):
         label, wanted = f"[{i}/{len(recipes)}] {recipe.name}", {"n_classes": recipe.n_classes, "limit": limit}
         images, val = (load_images(data, split, **wanted) for split in ("train", "val"))
@@ -274,5 +250,5 @@ def train_networks(
         print(f"{label}: {recipe.epochs} epochs on {training.device}, {len(images)} images", flush=True)
         card = store_weights(training.run(), val, out)
         store.path_of("checkpoints", training.key).unlink(missing_ok=True)
-        accuracies = f"clean {card.clean_accuracy:.3f}, robust {card.robust_accuracy:.3f}"
-        print(f"{label}: {accuracies}, {clock(card.training_seconds)} of training", flush=True)
+        found = f"clean {card.clean_accuracy:.3f}, robust {card.robust_accuracy:.3f}"
+        print(f"{label}: {found}, {clock(card.training_seconds)} of training", flush=True)

@@ -23,13 +23,13 @@ _NUMBERS = {name: [""] for name in ("top1", "side")}  # where an empty field of 
 
 def table_path(folder: str | Path, name: str) -> Path:
     """Return where a table is: what is measured, row by row, as parquet; what is read by eye as CSV."""
-    return Path(folder) / f"{name}.{'parquet' if name in COLUMNS else 'csv'}"
+    return Path(folder) / f"{name}.{'parquet' if name in (*COLUMNS, 'fewer_classes') else 'csv'}"
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV or parquet, atomically; one that is the same keeps its time."""
     if path.suffix == ".parquet":
-        content = table.to_parquet(index=False, compression="zstd")
+        content = table.to_parquet(index=False, compression="zstd", compression_level=15)
     else:
         content = table.to_csv(index=False, lineterminator="\n").encode()
     if not path.is_file() or path.read_bytes() != content:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from dr_utils import Study, claims
@@ -36,6 +40,13 @@ def test_they_belong_to_the_profile_and_the_cells_on_any_machine(tables, device,
     if missing := study.missing():
         refuse(missing)
     assert set(zip(tables["probes"].model, tables["probes"].dataset, strict=True)) == set(study.profile.cells())
+
+
+def test_they_open_without_torch(tmp_path):
+    code = "import sys; from dr_utils import Study; Study('full').run(); print('torch' in sys.modules)"
+    environment = {**os.environ, "DR_HOME": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert said.stdout == "False\n", "opening the notebooks on them would take half a minute longer"
 
 
 def test_the_verdicts_are_those_of_the_rules_as_they_are(tables):

@@ -359,7 +359,7 @@ def test_claims_are_counted(finished, capsys):
         "P5,Fig 1b,adv > std,nothing measured,no data,no such network\n"
     )
     runner.summary([], run, [])
-    counted = "3 claims, 1 hold, 1 differ, 0 were measured but stay open, and for 1 data are lacking."
+    counted = "3 claims of the paper and its later version, 1 hold, 1 differ, 0 were measured but stay open, and for 1 data are lacking."
     assert counted in capsys.readouterr().out
 
 

@@ -39,7 +39,7 @@ class Explorer(sliding.SlidingCurve):
     ):
         self._view, self._matrix = View(tables), matrix
         memory = sliding.CHOSEN.get(("explorer", key), {})
-        self._q: dict[tuple[str, str], tuple[np.ndarray, dict[int, float]]] = {}
+        self._q: dict[tuple[str, str], tuple[np.ndarray, dict[int, float]] | None] = {}
         self._draws: dict[tuple[str, str, int], list[float]] = {}
         gini = self._view.groups("fairness").items()
         self._gini = {(model, dataset): dict(zip(rows["fraction"].round(9), rows["gini"], strict=True))
@@ -153,20 +153,15 @@ class Explorer(sliding.SlidingCurve):
             self.similarity.head("<b>CKA</b>: not measured at this fraction.")
             return
         k = int(at.loc[name, "n_neurons"])
-        if self._cell not in self._q:  # the matrix, and what it lets expect at every stop
-            if times:
-                self.similarity.head("<b>CKA</b>: computing the features of some test images …")
-            try:
-                q = self._matrix(*self._cell, times > 0)
-            except (ValueError, RuntimeError, OSError) as error:  # a button has nobody to raise to
-                self.similarity.head(f"<b>Error:</b> {html.escape(str(error))}")
-                return
-            if q is None:
-                self._tabled(k)
-                return
-            sizes = self._shown.xs(name, level="hue")["n_neurons"].astype(int).unique()
-            self._q[self._cell] = q, dict(zip(sizes, subset_cka_law(q, sizes)[0].tolist(), strict=True))
-        q, law = self._q[self._cell]
+        try:
+            found = self._expectation(name, compute=times > 0)
+        except (ValueError, RuntimeError, OSError) as error:  # a button has nobody to raise to
+            self.similarity.head(f"<b>Error:</b> {html.escape(str(error))}")
+            return
+        if found is None:
+            self._tabled(k)
+            return
+        q, law = found
         draws = self._draws.setdefault((*self._cell, k), [])
         seeds = range(FIRST_SEED + len(draws), FIRST_SEED + len(draws) + (times or not draws))
         draws.extend(part_whole(q, random_subsets(len(q), k / len(q), seeds)))
@@ -178,6 +173,17 @@ class Explorer(sliding.SlidingCurve):
             f"<b>CKA with the whole layer</b>, {html.escape(name)}, {k} newly drawn neurons: newest draw "
             f"<b>{draws[-1]:.3f}</b> (solid), expected {expected:.3f} (dashed); {len(draws)} {many}."
         )
+
+    def _expectation(self, name: str, compute: bool) -> tuple[np.ndarray, dict[int, float]] | None:
+        """Return the matrix and the CKA it lets expect at every stop; None, remembered, if it has to be computed."""
+        if self._cell not in self._q or (compute and self._q[self._cell] is None):
+            if compute:
+                self.similarity.head("<b>CKA</b>: computing the features of some test images …")
+            q, sizes = self._matrix(*self._cell, compute), self._shown.xs(name, level="hue")["n_neurons"]
+            sizes = sizes.astype(int).unique()
+            law = None if q is None else dict(zip(sizes, subset_cka_law(q, sizes)[0].tolist(), strict=True))
+            self._q[self._cell] = law and (q, law)
+        return self._q[self._cell]
 
     def _tabled(self, k: int) -> None:
         """Show the CKA of k neurons that the tables hold."""

@@ -296,12 +296,6 @@ def test_a_curve_without_the_stop_says_so_and_has_no_point(rows):
     assert np.isnan(widget.chart._points.y[3]) and np.isfinite(widget.chart._points.y[:3]).all()
 
 
-def test_a_slider_of_its_own_gives_each_curve_another_x(rows):
-    widget = explore.curve(rows, x="n_neurons", y="accuracy", hue="model", menu="dataset", slider="fraction", start=0.5)
-    assert widget.values().x.to_dict() == {"wide": 256, "robust": 256, "mrl": 256, "ff8": 4}
-    assert np.isnan(widget.chart._cursor.x).all() and widget.slider.options[-1] == ("100 %", 1.0)
-
-
 def test_intervals_columns_of_spread_and_none(tables):
     rows = tables["redundancy"].query("task == 'probe' and rule == 'first'")
     common = dict(x="delta", y="dr", hue="model", menu="dataset", start=0.9)

@@ -66,19 +66,20 @@ class CurveChart(Chart):
         self._log = log
 
     def show(self, curves: pd.DataFrame, strokes: Mapping[str, tuple]) -> None:
-        """Draw other curves: columns x, mean, low, high, by hue; low and high are NaN where not known."""
+        """Draw other curves: columns mean, low, high, by hue and x; low and high are NaN where not known."""
         self._names, marks = list(curves.index.unique("hue")), []
         if not self._names:
             self.figure.marks = []
             return
-        self._set_x(curves["x"].min(), curves["x"].max())
+        at = curves.index.get_level_values("at")
+        self._set_x(at.min(), at.max())
         self._top = self.y.max if self.y.max is not None else 1.05 * curves[["mean", "high"]].max(axis=None)
         for name in self._names:
-            c, (colour, style, _) = curves.xs(name).sort_values("x"), strokes[name]
+            c, (colour, style, _) = curves.xs(name).sort_index(), strokes[name]
             if c["low"].notna().any():
-                marks.append(self.line(colour, colour, x=c["x"], y=[c["low"], c["high"]], opacities=[0.0, 0.0],
+                marks.append(self.line(colour, colour, x=c.index, y=[c["low"], c["high"]], opacities=[0.0, 0.0],
                                        fill="between", fill_colors=[colour], fill_opacities=[0.18, 0.18]))  # fmt: skip
-            marks.append(self.line(colour, x=c["x"], y=c["mean"], line_style=style))
+            marks.append(self.line(colour, x=c.index, y=c["mean"], line_style=style))
         colours = [strokes[name][0] for name in self._names]
         self._cursor = self.line(GREY, stroke_width=1)
         self._bars = self.line(*colours)
@@ -98,17 +99,17 @@ class CurveChart(Chart):
             self.x_axis.tick_values = ticks if len(ticks) <= 8 else [t for t in ticks if f"{t:e}"[0] == "1"]
             self.x_axis.tick_format = "~g"
 
-    def move(self, at: pd.DataFrame, cursor: float, levels: pd.DataFrame | None = None) -> None:
-        """Put points on the curves (`at`: x, mean, low, high by name; no point without a row) and the cursor at an x.
+    def move(self, x: float, values: pd.DataFrame, levels: pd.DataFrame | None = None) -> None:
+        """Put the cursor and the curves' points at an x: mean, low, high by name; no point without a row.
 
         `levels` (height, x by name) adds a horizontal line at this height that falls to the axis at x.
         """
         if not self._names:
             return
-        at = at.reindex(self._names)
-        _set(self._cursor, [cursor, cursor], [0.0, self._top])
-        _set(self._points, at["x"], at["mean"])
-        _set(self._bars, at[["x", "x"]], at[["low", "high"]])
+        values = values.assign(x=x).reindex(self._names)
+        _set(self._cursor, [x, x], [0.0, self._top])
+        _set(self._points, values["x"], values["mean"])
+        _set(self._bars, values[["x", "x"]], values[["low", "high"]])
         if levels is not None:
             levels = levels.reindex(self._names).assign(left=self.x.min, zero=0.0)
             _set(self._levels, levels[["left", "x", "x"]], levels[["height", "height", "zero"]])

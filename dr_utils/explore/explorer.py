@@ -39,11 +39,8 @@ class Explorer(sliding.SlidingCurve):
     ):
         self._view, self._matrix = View(tables), matrix
         memory = sliding.CHOSEN.get(("explorer", key), {})
-        self._q: dict[tuple[str, str], tuple[np.ndarray, dict[int, float]] | None] = {}
-        self._draws: dict[tuple[str, str, int], list[float]] = {}
-        gini = self._view.groups("fairness").items()
-        self._gini = {(model, dataset): dict(zip(rows["fraction"].round(9), rows["gini"], strict=True))
-                      for (model, dataset, selection), rows in gini if selection == "random"}  # fmt: skip
+        self._q: dict[tuple[str, str], np.ndarray | None] = {}
+        self._draws: dict[tuple[str, str, int], tuple[list[float], float]] = {}  # drawn so far, and expected
         self._tasks = {self._view.about_task(name, "title") or name: name for name in self._view.datasets()}
         self._models = {self._view.title(name): name for name in self._view.models()}
         points = self._accuracies()
@@ -84,7 +81,7 @@ class Explorer(sliding.SlidingCurve):
             if curve := self._view.accuracy(model, dataset):
                 at = np.round(curve.fractions, 9)  # read from CSV, fractions may miss each other by rounding
                 band = {"low": curve.mean - curve.std, "high": curve.mean + curve.std, "n_neurons": curve.n_neurons}
-                found[task, network] = pd.DataFrame({"x": at, "mean": curve.mean, **band}, index=at)
+                found[task, network] = pd.DataFrame({"mean": curve.mean, **band}, index=at)
         if not found:
             raise ValueError("the tables hold no probes of random subsets; run ./run_all.sh or Study(...).run() first.")
         return pd.concat(found, names=["menu", "hue", "at"])
@@ -103,18 +100,14 @@ class Explorer(sliding.SlidingCurve):
         rules = [with_spread(*found, interval=True) for found in self._redundancy[name].values()]
         return [f"{neurons} of {full['n_neurons']:.0f}", accuracy, f"{full['mean']:.3f}", kept, *rules]
 
-    def _rules(self, name: str, delta: float) -> dict[str, tuple[float, float, float]]:
-        """DR by each rule with its interval, NaN where the tables have none."""
-        cell = self._models[name], self._tasks[self.menu.value]
-        return {rule: self._view.redundancy(*cell, delta, rule) for rule in RULES}
-
     def _move(self) -> None:
         """Show everything at another fraction or delta."""
-        delta = self.delta.value
+        delta, task = self.delta.value, self._tasks[self.menu.value]
         self._memory.update(networks=self.networks.value, delta=delta)
         self._full = self.values(1.0)
         names = tuple(self._full.index)
-        self._redundancy = {name: self._rules(name, delta) for name in names}
+        found = self._view.redundancy
+        self._redundancy = {n: {rule: found(self._models[n], task, delta, rule) for rule in RULES} for n in names}
         falls = [1 - rules["first"][0] for rules in self._redundancy.values()]
         super()._move(pd.DataFrame({"height": delta * self._full["mean"], "x": falls}))
         self.chart.head(
@@ -125,17 +118,18 @@ class Explorer(sliding.SlidingCurve):
             kept = self.detail.value if self.detail.value in names else next(iter(names), None)
             self.detail.options, self.detail.value = names, kept
         if names:
-            self._cell = self._models[self.detail.value], self._tasks[self.menu.value]
-            self._compare_classes(self._cell, self.slider.value, html.escape(self.detail.value))
+            self._cell = self._models[self.detail.value], task
+            self._compare_classes(self.slider.value, html.escape(self.detail.value))
             self._draw(0)
 
-    def _compare_classes(self, cell: tuple[str, str], fraction: float, title: str) -> None:
-        part, full = (self._view.per_class(*cell, share) for share in (fraction, 1.0))
+    def _compare_classes(self, fraction: float, title: str) -> None:
+        part, full = (self._view.per_class(*self._cell, share) for share in (fraction, 1.0))
         if part.empty or full.empty:
             self.classes.head(f"<b>Classes</b>, {title}: not measured at this fraction.")
             return
         classes = pd.DataFrame({"part": part, "full": full}).dropna()
-        shown, gini = self.classes.show(classes), self._gini.get(cell, {})
+        shown, rows = self.classes.show(classes), self._view.rows("fairness", *self._cell, "random")
+        gini = dict(zip(rows["fraction"].round(9), rows["gini"], strict=True))
         text = f"<b>Classes</b>, {title}: diamonds, a subset of {per_cent(fraction)}; bars, the full layer."
         if fraction in gini and 1.0 in gini:
             text += f" Gini {gini[fraction]:.3f}, full layer {gini[1.0]:.3f}."
@@ -152,20 +146,24 @@ class Explorer(sliding.SlidingCurve):
         if name not in at.index:
             self.similarity.head("<b>CKA</b>: not measured at this fraction.")
             return
-        k = int(at.loc[name, "n_neurons"])
-        try:
-            found = self._expectation(name, compute=times > 0)
-        except (ValueError, RuntimeError, OSError) as error:  # a button has nobody to raise to
-            self.similarity.head(f"<b>Error:</b> {html.escape(str(error))}")
-            return
-        if found is None:
+        k, cell = int(at.loc[name, "n_neurons"]), self._cell
+        if cell not in self._q or (times and self._q[cell] is None):
+            if times:
+                self.similarity.head("<b>CKA</b>: computing the features of some test images …")
+            try:
+                self._q[cell] = self._matrix(*cell, times > 0)
+            except (ValueError, RuntimeError, OSError) as error:  # a button has nobody to raise to
+                self.similarity.head(f"<b>Error:</b> {html.escape(str(error))}")
+                return
+        q = self._q[cell]
+        if q is None:
             self._tabled(k)
             return
-        q, law = found
-        draws = self._draws.setdefault((*self._cell, k), [])
+        if (*cell, k) not in self._draws:
+            self._draws[*cell, k] = [], subset_cka_law(q, [k])[0].item()
+        draws, expected = self._draws[*cell, k]
         seeds = range(FIRST_SEED + len(draws), FIRST_SEED + len(draws) + (times or not draws))
         draws.extend(part_whole(q, random_subsets(len(q), k / len(q), seeds)))
-        expected = law[k]
         self.similarity.show(draws, expected)
         known = np.asarray(draws)[np.isfinite(draws)]
         many = f"draws, mean {known.mean():.3f} ± {known.std(ddof=1):.3f}" if len(known) > 1 else "draw"
@@ -173,17 +171,6 @@ class Explorer(sliding.SlidingCurve):
             f"<b>CKA with the whole layer</b>, {html.escape(name)}, {k} newly drawn neurons: newest draw "
             f"<b>{draws[-1]:.3f}</b> (solid), expected {expected:.3f} (dashed); {len(draws)} {many}."
         )
-
-    def _expectation(self, name: str, compute: bool) -> tuple[np.ndarray, dict[int, float]] | None:
-        """Return the matrix and the CKA it lets expect at every stop; None, remembered, if it has to be computed."""
-        if self._cell not in self._q or (compute and self._q[self._cell] is None):
-            if compute:
-                self.similarity.head("<b>CKA</b>: computing the features of some test images …")
-            q, sizes = self._matrix(*self._cell, compute), self._shown.xs(name, level="hue")["n_neurons"]
-            sizes = sizes.astype(int).unique()
-            law = None if q is None else dict(zip(sizes, subset_cka_law(q, sizes)[0].tolist(), strict=True))
-            self._q[self._cell] = law and (q, law)
-        return self._q[self._cell]
 
     def _tabled(self, k: int) -> None:
         """Show the CKA of k neurons that the tables hold."""

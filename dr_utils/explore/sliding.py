@@ -83,16 +83,15 @@ def form(do: Callable, label: str, **fields: widgets.Widget) -> widgets.VBox:
     button = widgets.Button(description=label, button_style="primary", icon="play", layout={"width": "auto"})
     shown = widgets.Output()
 
+    @shown.capture(clear_output=True)
     def show(_) -> None:
         button.disabled = True
-        shown.clear_output()
-        with shown:
-            try:
-                display(do(**{name: field.value for name, field in fields.items()}))
-            except (ValueError, RuntimeError, OSError) as error:  # nobody is there to raise to
-                display(HTML(f"<b>Error:</b> {html.escape(str(error))}"))
-            finally:
-                button.disabled = False
+        try:
+            display(do(**{name: field.value for name, field in fields.items()}))
+        except (ValueError, RuntimeError, OSError) as error:  # nobody is there to raise to
+            display(HTML(f"<b>Error:</b> {html.escape(str(error))}"))
+        finally:
+            button.disabled = False
 
     button.on_click(show)
     seen = [field for field in fields.values() if isinstance(field, widgets.DOMWidget)]
@@ -106,7 +105,6 @@ def curve(
     y: str,
     hue: str,
     menu: str | None = None,
-    slider: str | None = None,
     errorbar: str | tuple[str, str] | None = "sd",
     columns: Sequence[str] | Mapping[str, str] = (),
     at: Sequence[float] | None = None,
@@ -119,9 +117,8 @@ def curve(
 ):
     """Draw curves with a slider that moves a cursor along them, and a table of the values at the cursor.
 
-    - x, y, hue, menu, slider: columns of tidy rows: the axes, the name of each curve, what a menu offers, and what
-      the slider runs through: x, or another one, such as the fraction over an x of neurons, where every curve has its
-      own point. Several rows at one place, such as one per seed, are averaged.
+    - x, y, hue, menu: columns of tidy rows: the axes, the name of each curve, and what a menu offers. Several rows at
+      one place, such as one per seed, are averaged.
     - errorbar: "sd" over the rows at each place; the column that holds one; or the two columns of an interval.
     - columns: further columns of the table, in a mapping with a format such as ".1%".
     - at, start: where the slider stops, by default wherever there are rows, and where it begins, the middle by default.
@@ -136,7 +133,6 @@ def curve(
     >>> shown.values().loc["digits", ["mean", "low", "high"]].round(3).to_list()
     [0.6, 0.459, 0.741]
     """
-    slider = slider or x
     rows = rows.dropna(subset=[x, y])
     if rows.empty:
         return HTML("<p>This profile has no rows for this slider.</p>")
@@ -144,10 +140,10 @@ def curve(
     keys = [
         (rows[menu] if menu else pd.Series("", rows.index)).rename("menu"),
         rows[hue].rename("hue"),
-        rows[slider].astype(float).round(9).rename("at"),  # fractions read from CSV may miss each other by rounding
+        rows[x].astype(float).round(9).rename("at"),  # fractions read from CSV may miss each other by rounding
     ]
     groups = rows.groupby(keys, sort=False)
-    points = pd.DataFrame({"x": groups[x].mean(), "mean": groups[y].mean()})
+    points = groups[y].mean().to_frame("mean")
     interval = isinstance(errorbar, tuple)
     if interval:
         points["low"], points["high"] = (groups[name].mean() for name in errorbar)
@@ -156,14 +152,14 @@ def curve(
         points["low"], points["high"] = points["mean"] - spread, points["mean"] + spread
     head = say[y] + ("" if points["low"].isna().all() else " [interval]" if interval else " ± 1 std")
     cells = pd.DataFrame(index=points.index, columns=pd.Index([], name=say[hue]))
-    cells[head] = [with_spread(*point, interval) for point in points[["mean", "low", "high"]].to_numpy()]
+    cells[head] = [with_spread(*point, interval) for point in points.to_numpy()]
     for name, spec in (columns if isinstance(columns, Mapping) else dict.fromkeys(columns, "")).items():
         values = groups[name].mean() if is_float_dtype(rows[name]) else groups[name].first()
         spec = spec or (".3f" if is_float_dtype(values) else "")
         cells[say[name]] = ["" if pd.isna(value) else html.escape(f"{value:{spec}}") for value in values]
     chart = CurveChart(say[x], say[y], log=log, ylim=ylim, height=300)
-    widget = SlidingCurve(points, cells, chart, (x, y, hue, menu, slider, note), menu=say[menu] if menu else "",
-                          slider=say[slider], at=at, start=start, palette=palette)  # fmt: skip
+    widget = SlidingCurve(points, cells, chart, (x, y, hue, menu, note), menu=say[menu] if menu else "", slider=say[x],
+                          at=at, start=start, palette=palette)  # fmt: skip
     widget.children = [*widget.children, widgets.HTML(f"<small>{html.escape(note)}</small>")]
     return or_table(widget)
 
@@ -171,8 +167,8 @@ def curve(
 class SlidingCurve(widgets.VBox):
     """A menu and a slider over curves: `controls` are what a person moves, `chart` and `readout` what follows.
 
-    `points` has columns x, mean, low and high by menu, hue (the curve's name) and at (the slider's place); `cells` has
-    the table's cells (HTML) by the same keys. Choices are remembered under `key`; the rest is as in `curve`.
+    `points` has columns mean, low and high by menu, hue (the curve's name) and at (x, where the slider stops); `cells`
+    has the table's cells (HTML) by the same keys. Choices are remembered under `key`; the rest is as in `curve`.
     """
 
     def __init__(self, points, cells, chart, key: tuple, *, menu, slider, at=None, start=None, palette=None):
@@ -198,7 +194,7 @@ class SlidingCurve(widgets.VBox):
         self.menu.observe(lambda _: self._choose(), "value")
 
     def values(self, at: float | None = None) -> pd.DataFrame:
-        """Return what was measured at the cursor, or at another stop: columns x, mean, low, high, by hue."""
+        """Return what was measured at the cursor, or at another stop: columns mean, low, high, by hue."""
         at = self.slider.value if at is None else at
         return self._shown[self._shown.index.get_level_values("at") == at].droplevel("at")
 
@@ -229,8 +225,7 @@ class SlidingCurve(widgets.VBox):
         """Show the values at another stop."""
         found, at = self.values(), self.slider.value
         self._memory.update(menu=self.menu.value, at=at)
-        # A cursor where all points are above each other; with a slider of its own, each curve has another x.
-        self.chart.move(found, at if np.allclose(found["x"], at) else np.nan, levels)
+        self.chart.move(at, found, levels)
         # Every curve has its row, measured here or not: the table is the chart's legend.
         names = self._shown.index.unique("hue")
         rows = [[f"{self._strokes[name][2]} {html.escape(str(name))}", *self._row(name)] for name in names]

@@ -138,7 +138,7 @@ def test_nothing_is_loaded_and_the_names_need_not_be_registered(monkeypatch, tmp
     monkeypatch.setenv("DR_HOME", str(tmp_path / "file"))  # no folder: the cache cannot be used
     study = Study("reference", out=tmp_path, device="cpu")
     assert not study.missing()
-    for name, table in study.run(networks=["resnet50_standard"]).items():
+    for name, table in study.run().items():
         pd.testing.assert_frame_equal(table, tables[name])
     read = read_tables(study.tables_folder)
     assert set(read) == set(tables) == set(SCHEMA) - {"fewer_classes"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pandas as pd
 
 from dr_utils import store
 from dr_utils.augmentation import Augmentation
-from dr_utils.checks import unknown
 from dr_utils.datasets import ImageTask, identity, load_dataset, missing_files, take
 from dr_utils.datasets import available as available_tasks
 from dr_utils.device import device_name
@@ -141,35 +139,28 @@ class Study:
         return extract(self.network(network), chosen, batch_size=settings.batch_size, store=kept,
                        augmentation=augmentation, **self._extraction(network, task))  # fmt: skip
 
-    def run(self, networks: Iterable[str] | None = None, tasks: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:
-        """Compute what is missing for these cells (default: all), reuse the rest, and write and return the tables.
+    def run(self) -> dict[str, pd.DataFrame]:
+        """Compute the cells that are missing, reuse the rest, and write and return the tables.
 
-        These are "probes", "per_class", "cka", "cka_draws", "redundancy", "fairness", "networks" and "tasks" over all
-        cells of the profile that are done; of published numbers (``reference: true``) also "spread", their standard
-        deviations. Where nothing is missing, the tables are read: no image is loaded, and torch is not imported.
+        These are "probes", "per_class", "cka", "cka_draws", "draws", "redundancy", "fairness", "networks" and "tasks";
+        of published numbers (``reference: true``) also "spread", their standard deviations. Where nothing is missing,
+        the tables are read: no image is loaded, and torch is not imported.
 
         Raises
         ------
-        ValueError
-            A network or task that the profile does not name.
         dr_utils.store.AssetError
             A file is missing.
         """
-        networks = self._chosen("network", networks, self.profile.networks)
-        tasks = self._chosen("task", tasks, self.profile.tasks)
         if self.profile.reference:
             tables, self.notes = published.published_tables(self.profile)
             return write_tables(self.tables_folder, tables, notes=self.notes)
         keys = self._keys()
-        wanted = [(n, t) for n, t in keys if n in networks and t in tasks]
-        done = {cell: key for cell, key in keys.items() if key and store.path_of("cells", key).is_file()}
         # Tables suffice: those that came with the suite have no cells in this machine's store.
-        tabled = self._tabled(keys)
-        if tabled.keys() >= {*done, *wanted} and (again := read_again(self.tables_folder, self._about_tables(tabled))):
+        if self._tabled(keys) == keys and (again := read_again(self.tables_folder, self._about_tables(keys))):
             tables, self.notes = again
             return tables
-        found = {cell: store.read("cells", key) for cell, key in done.items()}
-        todo = [cell for cell in wanted if not found.get(cell)]
+        found = {cell: key and store.read("cells", key) for cell, key in keys.items()}
+        todo = [cell for cell, stored_cell in found.items() if not stored_cell]
         # Whatever can fail fails here, before the long work.
         for network, task in todo:
             if "every" in self.profile.selected(network, task):
@@ -185,13 +176,13 @@ class Study:
             bar.set_description_str(" on ".join(cell))
             keys[cell] = self._compute(*cell)
             found[cell] = store.read("cells", keys[cell])
-        found = {cell: found[cell] for cell in keys if found.get(cell)}
         cards = {name: self.network(name).card for name, _ in found}
         tables, self.notes = tables_of(self.profile, found, cards, available_tasks())
         if planned := fewer.plan(self, found):
             tables["fewer_classes"] = fewer.table(self, planned)
-        about = self._about_tables({cell: keys[cell] for cell in found})
-        return write_tables(self.tables_folder, tables, device=self.device, notes=self.notes, **about)
+        return write_tables(
+            self.tables_folder, tables, device=self.device, notes=self.notes, **self._about_tables(keys)
+        )
 
     def missing(self) -> list[Cell]:
         """Return the cells (network, task) of the profile that are still to be computed."""
@@ -222,13 +213,6 @@ class Study:
             lines.insert(0, f"profile {self.profile.name} needs {len(lines)} files or folders; {where} lacks:")
             last = "To get weights: python -m dr_utils models --data DIR. Data sets lie as their makers publish them."
             raise ValueError("\n  ".join(lines) + f"\n{last}")
-
-    def _chosen(self, kind: str, given: Iterable[str] | None, known: Iterable[str]) -> list[str]:
-        given = list(known if given is None else given)
-        for name in given:
-            if name not in known:
-                raise unknown(kind, name, known, hint=f"The profile {self.profile.name!r} names these; add it there.")
-        return given
 
     def _splits(self, task: str) -> list[str]:
         return ["train", *self.profile.tasks[task].eval_sets]

@@ -41,14 +41,10 @@ def plan(study: Study, cells: Iterable[tuple[str, str]]) -> dict[str, tuple[dict
     return found
 
 
-def missing(planned: Iterable[str]) -> list[str]:
-    """Return the keys of `plan` that are still to be measured."""
-    return [key for key in planned if not store.path_of("cells", key).is_file()]
-
-
 def table(study: Study, planned: dict[str, tuple[dict, CellSpec]]) -> pd.DataFrame:
     """Measure what is missing of a plan and return it all: DR by crossing, in `COLUMNS`."""
-    for key in progress(missing(planned), desc="fewer classes", unit="cells", even=False):
+    missing = [key for key in planned if not store.path_of("cells", key).is_file()]
+    for key in progress(missing, desc="fewer classes", unit="cells", even=False):
         rows = _measured(study, *planned[key])
         store.write("cells", key, about=planned[key][0], tables={"fewer_classes": rows})
     found = (store.read("cells", key) for key in planned)

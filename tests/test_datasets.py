@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dr_utils import datasets, store
 from dr_utils.datasets import sources
-from dr_utils.datasets.corruptions import SEVERITIES, corrupt
+from dr_utils.datasets.corruptions import KINDS, corrupt
 from dr_utils.datasets.task import (
     ImageTask,
     TaskCard,
@@ -181,9 +181,8 @@ def test_corrupted_pairs_with_test(tiny):
     np.testing.assert_array_equal(clean.labels, bad.labels)
     assert clean.digest != bad.digest
     assert bad.digest == datasets.load_dataset("cifar10", "corrupted", size=18, seed=4).digest
-    kinds = list(SEVERITIES)
     for i, image in enumerate(clean.images):
-        expected = corrupt(image, kinds[i % len(kinds)], 3, np.random.default_rng([4, i]))
+        expected = corrupt(image, KINDS[i % len(KINDS)], np.random.default_rng([4, i]))
         np.testing.assert_array_equal(bad.images[i], expected)
 
 

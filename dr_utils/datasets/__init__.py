@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from dr_utils import store
 from dr_utils.checks import unknown
 from dr_utils.datasets.corruptions import CORRUPTION_VERSION, corrupt_all
@@ -14,8 +12,6 @@ from dr_utils.datasets.task import DRAW_VERSION, ImageTask, TaskCard, draw, take
 
 __all__ = ["DataWarning", "ImageTask", "available", "identity", "load_dataset", "missing_files", "open_images"]
 __all__ += ["TaskCard", "read_ahead"]
-
-CORRUPTED_SEVERITY = 3
 
 
 def available() -> dict[str, TaskCard]:
@@ -61,7 +57,7 @@ def load_dataset(name: str, split: str, *, size: int | None = None, seed: int = 
         index = draw(labels, int(size), int(seed), drawn_from)
         images, labels = take(images, index), labels[index]
     if split == "corrupted":
-        images = corrupt_all(np.asarray(images), CORRUPTED_SEVERITY, int(seed))
+        images = corrupt_all(images, int(seed))
     return ImageTask(name, split, images, labels, card.classes, digest)
 
 
@@ -84,5 +80,5 @@ def identity(name: str, split: str, *, size: int | None = None, seed: int = 0) -
     if size is not None:
         content["drawn"] = {"version": DRAW_VERSION, "size": int(size), "seed": int(seed)}
     if split == "corrupted":
-        content["corrupted"] = {"version": CORRUPTION_VERSION, "severity": CORRUPTED_SEVERITY, "seed": int(seed)}
+        content["corrupted"] = {"version": CORRUPTION_VERSION, "severity": 3, "seed": int(seed)}
     return store.key_of(content)

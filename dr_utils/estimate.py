@@ -67,7 +67,7 @@ def count(profile: Profile, network: Network, task: str) -> dict:
         "probes": len(lengths),
         "bytes": (n_train * (1 + views) + n_eval) * width * np.dtype(sizes.storage).itemsize,
         # Forward and gradient: two products, each 2 n k C operations, in every epoch.
-        "flops": 4.0 * n_train * card.n_classes * sum(lengths) * probe.epochs,
+        "flops": 4.0 * n_train * len(card.classes) * sum(lengths) * probe.epochs,
     }
 
 

@@ -75,10 +75,10 @@ def test_cards_are_complete():
     cards = datasets.available()
     fetched, paper = ["cifar10", "groceries", "fashion_mnist", "digits"], ["cifar100", "pets", "flowers", "imagenet1k"]
     assert list(cards) == fetched + paper
-    assert [cards[name].n_classes for name in fetched] == [10, 14, 10, 10]
+    assert [len(cards[name].classes) for name in fetched] == [10, 14, 10, 10]
     for name, card in cards.items():
         assert card.name == name and card.title and card.source and card.licence and card.note
-        assert len(set(card.classes)) == card.n_classes
+        assert len(set(card.classes)) == len(card.classes)
         assert {"train", "test"} <= set(card.splits)
         if name in fetched:
             assert set(card.pinned) == set(card.splits) - {"corrupted"}

@@ -85,7 +85,7 @@ def test_test_is_preferred_to_val(tmp_path):
 
 def test_one_folder_is_split_stratified_and_seeded(tmp_path):
     known = make_folder(tmp_path, {"train": 20, "bus": 10, "car": 10})  # a class may be called train
-    train, test = open_images(str(tmp_path), test_share=0.3, seed=1)
+    train, test = open_images(str(tmp_path), seed=1)
     assert train.classes == ("bus", "car", "train") and (train.split, test.split) == ("train", "test")
     assert np.bincount(test.labels).tolist() == [3, 3, 6] and len(train) == 28
     assert {image.tobytes() for image in train.images} | {image.tobytes() for image in test.images} == set(known)
@@ -96,8 +96,8 @@ def test_one_folder_is_split_stratified_and_seeded(tmp_path):
 
 def test_a_lone_train_folder_is_split(tmp_path):
     make_folder(tmp_path / "train", {"a": 4, "b": 4})
-    train, test = open_images(tmp_path, test_share=0.5)
-    assert len(train) == len(test) == 4
+    train, test = open_images(tmp_path)
+    assert (len(train), len(test)) == (6, 2)
 
 
 def test_repeated_pictures_do_not_end_up_on_both_sides(tmp_path):
@@ -106,7 +106,7 @@ def test_repeated_pictures_do_not_end_up_on_both_sides(tmp_path):
         save(tmp_path / "a", f"again{i}.bmp", noise(i % 3))  # the same pixels in other files
     save(tmp_path / "b", "taken.png", noise(5))  # and one of them under another class
     with pytest.warns(DataWarning, match="14 of 25 pictures were left out: repeated ones count once"):
-        train, test = open_images(tmp_path, test_share=0.4)
+        train, test = open_images(tmp_path)
     pixels = [image.tobytes() for task in (train, test) for image in task.images]
     assert len(pixels) == len(set(pixels)) == 11 and noise(5).tobytes() not in pixels
     check_labels(test, known)
@@ -121,7 +121,7 @@ def test_test_pictures_that_are_also_in_train(tmp_path):
 
 def test_limit(tmp_path):
     make_folder(tmp_path / "one", {"a": 30, "b": 10})
-    train, test = open_images(tmp_path / "one", limit=14, test_share=0.3)
+    train, test = open_images(tmp_path / "one", limit=14)
     assert np.bincount(train.labels).tolist() == [10, 4] and np.bincount(test.labels).tolist() == [5, 1]
     make_folder(tmp_path / "two" / "train", {"a": 30, "b": 10})
     make_folder(tmp_path / "two" / "test", {"a": 3, "b": 3}, first=100)
@@ -135,16 +135,17 @@ def test_limit(tmp_path):
 def test_sizes_that_differ_come_as_a_list(tmp_path):
     for i in range(4):
         save(tmp_path / "ab"[i % 2], f"{i}.png", noise(i, side=8 + i))
-    train, test = open_images(tmp_path, test_share=0.5)
+    train, test = open_images(tmp_path)
     assert isinstance(train.images, list) and len(train) == len(test) == 2
     assert all(image.dtype == np.uint8 and image.ndim == 3 for image in train.images + test.images)
 
 
-def test_large_pictures_are_reduced(tmp_path):
+def test_large_pictures_are_reduced(tmp_path, monkeypatch):
     for i in range(4):
         save(tmp_path / "ab"[i % 2], f"{i}.png", np.full((20, 40, 3), 10 * i, np.uint8))
-    assert open_images(tmp_path, max_side=5)[0].images.shape[1:] == (5, 10, 3)
-    assert open_images(tmp_path, max_side=None)[0].images.shape[1:] == (20, 40, 3)
+    assert open_images(tmp_path)[0].images.shape[1:] == (20, 40, 3)
+    monkeypatch.setattr("dr_utils.datasets.own.MAX_SIDE", 5)
+    assert open_images(tmp_path)[0].images.shape[1:] == (5, 10, 3)
 
 
 def test_hidden_files_and_loose_files_are_passed_over(tmp_path):
@@ -335,17 +336,6 @@ def test_folders_that_are_refused(make, error, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_share_that_leaves_a_class_without_train_pictures(tmp_path):
-    make_folder(tmp_path, {"a": 2, "b": 10})
-    with pytest.raises(ValueError, match=r"no train pictures of 1 of 2 classes \(a\)"):
-        open_images(tmp_path, test_share=0.9)
-
-
-def test_bad_share(tmp_path):
-    with pytest.raises(ValueError, match="test_share must lie between 0 and 1; got 0"):
-        open_images(tmp_path, test_share=0)
-
-
 # ---------------------------------------------------------------- Hugging Face datasets
 
 
@@ -381,8 +371,8 @@ def write_dict(root, splits):
 def test_a_dataset_is_split(tmp_path):
     pictures = [noise(i) for i in range(12)]
     write_dataset(tmp_path / "set", [as_png(p) for p in pictures], [i % 2 for i in range(12)])
-    train, test = open_images(tmp_path / "set", test_share=0.5)
-    assert train.classes == ("cat", "dog") and (len(train), len(test), test.name) == (6, 6, "set")
+    train, test = open_images(tmp_path / "set")
+    assert train.classes == ("cat", "dog") and (len(train), len(test), test.name) == (8, 4, "set")
     # Shards hold every second picture, which is every second label.
     known = {p.tobytes(): ["dog", "cat"][i % 2] for i, p in enumerate(pictures)}
     for task in (train, test):

@@ -71,7 +71,7 @@ def identity(name: str, split: str, *, size: int | None = None, seed: int = 0) -
     card = CARDS[name]
     if split not in card.splits:
         raise unknown(f"split of {name}", split, card.splits)
-    least, most = card.n_classes, card.splits[split]
+    least, most = len(card.classes), card.splits[split]
     if size is not None and not least <= size <= most:
         raise ValueError(f"size must be {least} (one a class) to {most}, or None for all {split} images; got {size!r}.")
     content = {"task": name, "split": split, "version": card.version, "classes": card.classes}

@@ -19,9 +19,7 @@ class Unreadable(ValueError):
     """A picture that cannot be decoded; the message says why in a few words."""
 
 
-def decode(
-    source: bytes | Path, *, published: bool = False, resize: Callable[[Image.Image], Image.Image] | None = None
-) -> np.ndarray:
+def decode(source: bytes | Path, *, published: bool = False, resize: Callable | None = None) -> np.ndarray:
     """Decode a file, or the content of one, to uint8 [H, W, 3]; raise Unreadable if that cannot be done.
 
     `published` gives the pixels of torchvision's loader, which published accuracies rest on; otherwise see `_as_seen`.
@@ -75,20 +73,18 @@ class LazyImages(Sequence):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, which: int | slice | Sequence[int] | np.ndarray) -> np.ndarray | list[np.ndarray]:
+    def __getitem__(self, which: int | slice) -> np.ndarray | list[np.ndarray]:
         index = np.arange(len(self))[which]
-        if index.ndim == 0:
-            return self.decode(index)
-        with ThreadPoolExecutor() as pool:  # Pillow decodes without holding Python's lock
-            return list(pool.map(self.decode, index))
+        return self.decode(index) if index.ndim == 0 else [self.decode(i) for i in index]
 
     def decode(self, i: int) -> np.ndarray:
         """Decode one image, with the pixels of torchvision's loader; raise an AssetError that names a damaged file."""
         try:
             return decode(Path(self.files[i]), published=True)
         except Unreadable as error:
-            what = f"{self.files[i]} cannot be read as an image ({error}); put a sound copy there."
-            raise AssetError(what) from error
+            raise AssetError(
+                f"{self.files[i]} cannot be read as an image ({error}); put a sound copy there."
+            ) from error
 
 
 @contextlib.contextmanager
@@ -109,5 +105,5 @@ def read_ahead(images: np.ndarray | Sequence[np.ndarray]) -> Iterator[Callable[[
             del decoded[i]
         return [decoded[i].result() for i in range(start, stop)]
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding Python's lock
         yield take

@@ -18,6 +18,8 @@ from dr_utils.datasets.task import ImageTask, digest_of, distinct, draw, split_o
 from dr_utils.progress import progress
 from dr_utils.store import AssetError
 
+TEST_SHARE = 0.3  # of pictures that come without a split
+MAX_SIDE = 512  # pixels of the shorter side; larger pictures are reduced to that, to fit into memory
 SPLITS = ("train", "test", "val", "validation", "valid")  # train first, then what may serve as test, the best first
 LAYOUTS = "PATH/<class>/* to be split, or PATH/train/<class>/* and PATH/test/<class>/*"
 
@@ -26,22 +28,17 @@ class DataWarning(UserWarning):
     """Some of a user's data was left out, or is where it should not be; the message counts and names it."""
 
 
-def open_images(
-    path: str | Path, *, test_share: float = 0.3, seed: int = 0, limit: int | None = None, max_side: int | None = 512
-) -> tuple[ImageTask, ImageTask]:
+def open_images(path: str | Path, *, seed: int = 0, limit: int | None = None) -> tuple[ImageTask, ImageTask]:
     """Open a user's own pictures as train and test, classes by name.
 
     `path` is a folder of class folders, a folder with `train/<class>/*` and `test/<class>/*` (or "val", "validation";
     the task's `split` says so), or a folder that `datasets.save_to_disk` of Hugging Face wrote. If there is only one
-    split, `test_share` of it in (0, 1) becomes test; a repeated picture then counts once, one of two classes not.
+    split, TEST_SHARE of it becomes test; a repeated picture then counts once, one of two classes not.
     `seed` fixes the split and what is drawn: at most `limit` pictures in each split, in proportion to the classes.
-    Pictures whose shorter side has more than `max_side` pixels are reduced to that, to fit into memory.
 
     Raises ValueError or AssetError for another layout, or classes that are not in both splits. A DataWarning names
     files that were skipped, and counts pictures that are repeated or in both splits.
     """
-    if not 0 < test_share < 1:
-        raise ValueError(f"test_share must lie between 0 and 1; got {test_share!r}.")
     root = Path(path).expanduser()
     listings = _list(root)
     classes = tuple(sorted({name for pictures in listings.values() for _, name, _ in pictures}))
@@ -50,12 +47,11 @@ def open_images(
     if limit is not None and limit < len(classes):
         raise ValueError(f"limit={limit} is less than the {len(classes)} classes of {root}; take at least that many.")
     if len(listings) == 1:
-        # Enough that neither part has more than `limit`.
-        size = limit and math.ceil(limit / max(test_share, 1 - test_share))
-        images, labels = _decoded(listings[""], classes, root, "", size, seed, max_side)
-        parts = _split(images, labels, len(classes), test_share, seed, limit)
+        size = limit and math.ceil(limit / (1 - TEST_SHARE))
+        images, labels = _decoded(listings[""], classes, root, "", size, seed)
+        parts = _split(images, labels, len(classes), seed, limit)
     else:
-        parts = {name: _decoded(each, classes, root, name, limit, seed, max_side) for name, each in listings.items()}
+        parts = {name: _decoded(each, classes, root, name, limit, seed) for name, each in listings.items()}
         train, test = ([hashlib.sha256(image).hexdigest() for image in images] for images, _ in parts.values())
         if both := np.isin(test, train).sum():
             what = f"{root}: {both} of {len(test)} test pictures are also in train; accuracies will be too high."
@@ -137,19 +133,19 @@ def _list_dataset(folder: Path) -> list[tuple]:
     return [(f"row {i}", *found) for i, found in enumerate(zip(classes, table[images[0]], strict=True))]
 
 
-def _decoded(pictures, classes, root, split, size, seed, max_side) -> tuple[list[np.ndarray], np.ndarray]:
+def _decoded(pictures, classes, root, split, size, seed) -> tuple[list[np.ndarray], np.ndarray]:
     """Decode `size` pictures (default: all), shuffled, and skip those that cannot be read."""
     labels = np.searchsorted(classes, [name for _, name, _ in pictures])
     index = draw(labels, min(size or len(labels), len(labels)), seed, split)
     if not split:  # to be split, for which each class needs two
         rare = np.flatnonzero(np.bincount(labels[index]) < 2)
         index = np.unique(np.concatenate([index, *(np.flatnonzero(labels == c)[:2] for c in rare)]))
-    resize = max_side and partial(shrink, side=max_side)
 
     def attempt(i: int) -> np.ndarray | str:
         name, _, file = pictures[i]
         try:
-            return decode(file if isinstance(file, Path) else file["bytes"].as_py(), resize=resize)
+            source = file if isinstance(file, Path) else file["bytes"].as_py()
+            return decode(source, resize=partial(shrink, side=MAX_SIDE))
         except Unreadable as error:
             return f"{name} ({error})"
 
@@ -163,13 +159,13 @@ def _decoded(pictures, classes, root, split, size, seed, max_side) -> tuple[list
     return [found[i] for i in good], labels[index[good]]
 
 
-def _split(images, labels, n_classes, test_share, seed, limit) -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
+def _split(images, labels, n_classes, seed, limit) -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
     """Split into train and test by content."""
     order = distinct(images, labels, f"seed {seed}")
     if left_out := len(images) - len(order):
         what = f"{left_out} of {len(images)} pictures were left out: repeated ones count once, those of two classes not"
         warnings.warn(f"{what}.", DataWarning, stacklevel=3)
-    n_test = max(0, min(max(n_classes, round(test_share * len(order))), len(order) - n_classes))
+    n_test = max(0, min(max(n_classes, round(TEST_SHARE * len(order))), len(order) - n_classes))
     parts = {}
     for name, part in zip(("train", "test"), split_off(order, labels, n_test), strict=True):
         if limit is not None and limit < len(part):

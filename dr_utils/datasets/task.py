@@ -38,11 +38,6 @@ class TaskCard:
     needs: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     origin: str = field(default="", repr=False)
 
-    @property
-    def n_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
-
 
 @dataclass(frozen=True)
 class ImageTask:

@@ -273,8 +273,8 @@ class Profile(Part):
         for name, sizes in fewer[0].tasks.items() if fewer else ():
             if name not in self.tasks:
                 raise unknown("task of fewer_classes", name, self.tasks)
-            if max(sizes) >= cards[name].n_classes:
-                least = f"expected fewer than its {cards[name].n_classes} classes"
+            if max(sizes) >= len(cards[name].classes):
+                least = f"expected fewer than its {len(cards[name].classes)} classes"
                 raise ValueError(f"fewer_classes.tasks.{name}: {least}; got {sizes}.")
         for name, task in self.tasks.items():
             for eval_set in set(task.eval_sets) - set(cards[name].splits):

@@ -30,7 +30,7 @@ def plan(study: Study, cells: Iterable[tuple[str, str]]) -> dict[str, tuple[dict
     for network, task in cells:
         for n, part in study.profile.fewer(network, task):
             draw = np.random.default_rng([study.profile.subset_seed, n, part])
-            classes = sorted(draw.choice(available_tasks()[task].n_classes, n, replace=False).tolist())
+            classes = sorted(draw.choice(len(available_tasks()[task].classes), n, replace=False).tolist())
             spec = study.profile.spec(network, task)
             part_of = {"cka": {"estimators": []}, "probe": {"solvers": spec.probe.solvers[:1]}}
             update = {name: getattr(spec, name).model_copy(update=changed) for name, changed in part_of.items()}

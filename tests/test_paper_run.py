@@ -92,7 +92,7 @@ def test_published_files_become_tables(profile, weights, pets, imagenet, resnet1
     # What the paper's claims are about is there to be judged.
     claims = judge(tables).set_index("claim")
     assert "resnet18_standard/imagenet1k" in claims.measured["I1"]
-    assert "change at most" in claims.measured["I2"] and "stand-in" not in claims.why["I2"]
+    assert "largest change of the gap" in claims.measured["I2"] and "stand-in" not in claims.why["I2"]
     assert "not the paper's networks" not in study.note
     # A second study finds all of it, and in the same folder loads nothing, even where the files are gone.
     monkeypatch.setattr(study_module, "compute_cell", refuse)

@@ -9,7 +9,7 @@ t, with one degree of freedom less than there are seeds or groups, times the sta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
@@ -84,9 +84,9 @@ class Known:
     __str__ = Estimate.__str__
 
 
-def variance_ratio(value: float, df: int) -> Known:
-    """Return a sample variance over a known one, with its chi-square interval."""
-    return Known(value, lambda level: tuple(df * value / special.chdtri(df, [level / 2, 1 - level / 2])))
+def deviation(value: float, df: int) -> Known:
+    """Return a standard deviation, or its ratio to a known one, with its interval by chi-square."""
+    return Known(value, lambda level: tuple(value * np.sqrt(df / special.chdtri(df, [level / 2, 1 - level / 2]))))
 
 
 def bounds(value: float, low: float, high: float) -> Known:
@@ -157,8 +157,7 @@ class Cell:
     effect: float = np.nan  # how far from the threshold it would have had to be to be clear
 
 
-def compared(numbers: Mapping[str, Estimate | Known], threshold: float, *, above: bool = True, texts=None,
-             n: int | None = None, picked: bool = False) -> list[Cell]:  # fmt: skip
+def compared(numbers: Mapping[str, Estimate | Known], threshold: float, *, above=True, n: int = 0, picked=False):
     """Return a cell for every number there is: clearly above (or below) the threshold, clearly not, or neither.
 
     They are `n` comparisons in all, or were `picked` as the worst of so many: then their own 95 % say nothing.
@@ -170,17 +169,22 @@ def compared(numbers: Mapping[str, Estimate | Known], threshold: float, *, above
         highest = max(sign * end for end in number.interval(LEVEL / (n or len(found))))
         state = "for" if low > sign * threshold else "against" if highest < sign * threshold else "noise"
         state = "opposed" if state == "noise" and high < sign * threshold and not picked else state
-        cells.append(Cell(name, (texts or {}).get(name, str(number)), state, number.value, sign * number.value - low))
+        cells.append(Cell(name, str(number), state, number.value, sign * number.value - low))
     return cells
 
 
-def worst(found: Mapping[str, Mapping[str, Estimate]], threshold: float, before: Mapping[str, str]) -> list[Cell]:
-    """Return a cell for each name's largest number, which is to lie below the threshold; `before` stands before it."""
+def within(numbers: Mapping[str, Estimate], margin: float, n: int = 0) -> list[Cell]:
+    """Return a cell for every number there is, which is to lie nearer to 0 than the margin, on either side."""
+    cells = compared({name: abs(number) for name, number in numbers.items()}, margin, above=False, n=n)
+    return [replace(cell, text=str(numbers[cell.name])) for cell in cells]
+
+
+def worst(found: Mapping[str, Mapping[str, Estimate]], threshold: float) -> list[Cell]:
+    """Return a cell for each name's largest number, which is to lie below the threshold."""
     found = {name: {at: x for at, x in own.items() if np.isfinite(x.value)} for name, own in found.items()}
     largest = {name: max(own, key=lambda at: own[at].value) for name, own in found.items() if own}
-    numbers = {name: found[name][at] for name, at in largest.items()}
-    texts = {name: f"{before.get(name, '')}{numbers[name]} ({at})" for name, at in largest.items()}
-    return compared(numbers, threshold, above=False, texts=texts, n=sum(map(len, found.values())), picked=True)
+    numbers = {f"{name}, {at}": found[name][at] for name, at in largest.items()}
+    return compared(numbers, threshold, above=False, n=sum(map(len, found.values())), picked=True)
 
 
 def listed(cells: Sequence[Cell], note: str = "") -> str:
@@ -217,7 +221,7 @@ def decided(cells: Sequence[Cell], needs: str, *, note: str = "", why: str = "",
         said += f"; a distance of {np.median(effects):.3f} would have been clear"
     said += f"; {why}" if why else ""
     if half and verdict != DIFFERS:
-        verdict, said = NO_DATA, f"needs {half}; the other half: {said}"
+        verdict, said = NO_DATA, f"needs {half}; without: {said}"
     return Outcome(listed(cells, note), verdict, said)
 
 

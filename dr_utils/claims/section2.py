@@ -4,28 +4,16 @@ A rule finds the numbers of its claim in the view and compares them with a thres
 these cells. Thresholds and words are those of claims.yaml.
 """
 
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 
-from dr_utils.claims.estimates import FEWEST_SEEDS, close, compared, slope, variance_ratio, worst
+from dr_utils.claims.estimates import FEWEST_SEEDS, close, compared, deviation, slope, worst
 
 
 def p1(view, decide, fraction, drop):
-    model = next((m for m in view.resnets("standard") if view.accuracy(m, "cifar10")), None)
-    if model is None:
-        return decide([])
-    curve = view.accuracy(model, "cifar10")
-    lost, std = curve.at(1.0) - curve.at(fraction), dict(zip(curve.fractions.round(9), curve.std, strict=True))
-    if not (cells := compared({model: lost}, drop, above=False)):
-        return decide([], needs=f"the fractions {fraction} and 1 of {model} on CIFAR-10")
-    part, full = (f"{curve.at(f).value:.3f} ± {std[f]:.3f}" for f in (fraction, 1.0))
-    points, low, high = (100 * number for number in (lost.value, *lost.interval()))
-    share = f"{points:.1f} points, {points / curve.at(1.0).value:.1f} %"
-    measured = f"{part} vs {full}: {share} ({model}, {curve.n_seeds} seeds)"
-    why = f"a drop of {points:.1f} points, 95 % interval {low:.1f} to {high:.1f}; the rule: below {100 * drop:g}"
-    return replace(decide(cells), measured=measured, why=why)
+    curves = {m: view.accuracy(m, "cifar10") for m in view.resnets("standard")}
+    return decide(compared({m: curve.at(1.0) - curve.at(fraction) for m, curve in curves.items()}, drop, above=False))
 
 
 def p2(view, decide, delta):
@@ -36,20 +24,18 @@ def p2(view, decide, delta):
 
 def p3(view, decide, critical_mass):
     """One cell per network, mean over tasks and fractions; S - 1 degrees of freedom per task: fractions are nested."""
-    ratios, texts = {}, {}
+    found = {}
     for model in view.layers():
-        spread, binomial, df = [], [], 0
+        ratios, df = [], 0
         for d in view.datasets(model):
             curve, n = view.accuracy(model, d), view.about_task(d, "n_test")
             parts = np.isin(curve.fractions, curve.parts(critical_mass))
             if n and parts.any() and curve.n_seeds >= FEWEST_SEEDS:
                 p = curve.mean[parts].clip(0.5 / n, 1 - 0.5 / n)  # at 0 or 1 the binomial error would vanish
-                spread, binomial = [*spread, *curve.std[parts]], [*binomial, *np.sqrt(p * (1 - p) / n)]
-                df += curve.n_seeds - 1
-        if spread:
-            ratios[model] = variance_ratio(np.mean(np.divide(spread, binomial) ** 2), df)
-            texts[model] = f"std {np.mean(spread):.4f} vs binomial error {np.mean(binomial):.4f}"
-    return decide(compared(ratios, 1.0, above=False, texts=texts))
+                ratios, df = [*ratios, *(curve.std[parts] ** 2 / (p * (1 - p) / n))], df + curve.n_seeds - 1
+        if ratios:
+            found[model] = deviation(np.mean(ratios) ** 0.5, df)
+    return decide(compared(found, 1.0, above=False))
 
 
 def p4(view, decide, delta):
@@ -81,7 +67,7 @@ def p6(view, decide, most, start):
         curves = [(d, view.cka(model, d)) for d in view.datasets(model)]
         places = [(*two, f) for two in combinations(curves, 2) for f in two[0][1].parts(start)]
         gaps[model] = {f"{a} against {b} at f={f:g}": abs(x.at(f) - y.at(f)) for (a, x), (b, y), f in places}
-    return decide(worst(gaps, most, {}))
+    return decide(worst(gaps, most))
 
 
 p7 = a3 = p5  # other pairs, or CKA in place of accuracy
@@ -94,22 +80,20 @@ def p8(view, decide, deltas):
 
 
 def s1(view, decide, least, fractions):
-    found, half = {}, ""
-    for kind, f in fractions.items():
-        both = [m for m in view.resnets_compared() if view.networks.training[m] == kind]
-        models = dict.fromkeys([*view.resnets(kind)[:1], *both])
-        found |= {f"{m}/{d} at {f:g}": view.cka(m, d, "part_part").at(f) for m in models for d in view.datasets(m)}
-        half = half if models else f"a ResNet, {kind}"
-    return decide(compared(found, least), half=half)
+    standard, robust = (view.resnets(kind)[:1] for kind in ("standard", "adversarial"))
+    standard = {*standard, *(own for other, own in view.robust_pairs() if other in robust)}
+    cells = [(m, d, fractions["standard"]) for m, d in view.cells("standard") if m in standard]
+    cells += [(m, d, fractions["adversarial"]) for m, d in view.cells("adversarial") if m in robust]
+    found = {f"{m}/{d} at {f:g}": view.cka(m, d, "part_part").at(f) for m, d, f in cells}
+    lacking = [f"a ResNet, {kind}" for kind in fractions if not view.resnets(kind)]
+    return decide(compared(found, least), half=", ".join(lacking))
 
 
 def s2(view, decide, most, start):
-    ratios, spreads = {}, {}
+    found = {}
     for m, d in view.cells():
         rows = view.rows("cka_draws", m, d, "part_part")
         rows = rows[rows["fraction"].ge(start) & rows["fraction"].lt(1)]
         if len(rows) and rows["draws"].min() >= FEWEST_SEEDS:
-            spreads[f"{m}/{d}"] = rows["std"].mean()
-            ratios[f"{m}/{d}"] = variance_ratio((rows["std"].mean() / most) ** 2, rows["draws"].min() - 1)
-    cells = compared(ratios, 1.0, above=False)
-    return decide([replace(cell, value=spreads[cell.name], text=f"{spreads[cell.name]:.4f}") for cell in cells])
+            found[f"{m}/{d}"] = deviation(rows["std"].mean(), rows["draws"].min() - 1)
+    return decide(compared(found, most, above=False))

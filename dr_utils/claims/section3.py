@@ -1,13 +1,12 @@
 """Claims of section 3: architectures and upstream data, width, Matryoshka networks."""
 
-from dataclasses import replace
 from functools import partial
 from itertools import permutations
 
 import numpy as np
 import pandas as pd
 
-from dr_utils.claims.estimates import DIFFERS, HOLDS, NO_DATA, OPEN, Cell, Outcome, apply, bounds, compared, mean
+from dr_utils.claims.estimates import Cell, apply, bounds, compared, mean
 from dr_utils.claims.paper_names import paper_network, paper_task
 from dr_utils.claims.section2 import pairs_compared
 from dr_utils.reference import published
@@ -21,10 +20,7 @@ def a1(view, decide, delta, least, families, what, pairs=None):
         if np.isfinite(number.value):
             found.setdefault(view.family(name.split("/")[0]), []).append(number)
     cells = compared({family: mean(parts) for family, parts in found.items()}, least)
-    if not 0 < len(cells) < families:
-        return decide(cells)
-    why = f"needs {what} in {families} families; this run has only {cells[0].name}"
-    return Outcome(decide(cells).measured, NO_DATA, why)
+    return decide(cells, half="" if len(cells) >= families else f"{what} in {families} families")
 
 
 a2 = a1
@@ -42,40 +38,29 @@ def a4(view, decide, widths, gamma, fewest):
                 seen |= {cards.width[wide], cards.width[thin]}
     wins, losses = sum(low > 0 for low, _ in leads), sum(high < 0 for _, high in leads)
     clear, found = wins + losses, (wins - losses) / max(wins + losses, 1)
-    text = f"the wider network is clearly better in {wins} of {clear} clear comparisons ({len(leads) - clear} within"
-    text += f" noise), gamma {found:.2f}; widths {', '.join(map(str, sorted(seen)))}"
-    if len(seen) < widths:
-        return replace(decide([]), measured=text) if seen else decide([])
-    if clear < fewest:
-        return Outcome(text, OPEN, f"only {clear} clear comparisons, {fewest} are needed")
-    return Outcome(text, HOLDS if found <= gamma else DIFFERS, f"gamma {found:.2f}; the rule: at most {gamma}")
+    state = "noise" if clear < fewest or len(seen) < widths else "for" if found <= gamma else "against"
+    text = f"better in {wins} of {clear} clear comparisons of {len(leads)}, gamma {found:.2f}"
+    cells = [Cell(f"the wider of {', '.join(map(str, sorted(seen)))}", text, state, found)] if leads else []
+    return decide(cells, half="" if len(seen) >= widths else f"standard networks of {widths} widths")
 
 
 def a5(view, decide, delta, share):
     """One cell per network and task of Table 1, by the rule that made it, "nearest"; a grid step outside is noise."""
     table = published(source="ICLR23 seed text", figure_or_table="Table 1", quantity="diffused_redundancy_DR")
     entries = {(row.model, row.dataset): float(row.number) for row in table.itertuples()}
-    cells, others = [], []
+    cells = []
     for m, d in view.cells("standard"):
         card, (dr, low, high) = view.networks.loc[m], view.redundancy(m, d, delta, "nearest")
         value = entries.get((card["upstream"] == "imagenet1k" and paper_network(card), paper_task(d)))
-        text = f"{dr:.2f} [{low:.2f}, {high:.2f}]"
         if value is None or np.isnan(dr):
-            others += [] if np.isnan(dr) else [Cell(f"{m}/{d}", text, "noise", dr)]
             continue
-        grid = 1 - view.accuracy(m, d).fractions
-        below, above = grid[grid < low - 1e-6].max(initial=0.0), grid[grid > high + 1e-6].min(initial=1.0)
+        low, high, grid = low - 1e-6, high + 1e-6, 1 - view.accuracy(m, d).fractions
+        below, above = grid[grid < low].max(initial=0.0), grid[grid > high].min(initial=1.0)
         state = "noise" if below - 1e-6 <= value <= above + 1e-6 else "against"
-        state = "for" if low - 1e-6 <= value <= high + 1e-6 else state
-        cells.append(Cell(f"{m}/{d}", f"{text} vs published {value:.2f}", state, dr))
-    outcome = decide(cells)
-    if outcome.verdict == HOLDS and len(cells) < share * len(entries):
-        few = f"agrees, but on {len(cells)} of the table's {len(entries)} values"
-        outcome = Outcome(outcome.measured, NO_DATA, few)
-    if others:
-        beside = f"not in Table 1: {decide(others).measured}"
-        outcome = replace(outcome, measured=f"{outcome.measured}; {beside}" if cells else beside)
-    return outcome
+        state = "for" if low <= value <= high else state
+        cells.append(Cell(f"{m}/{d}", f"{dr:.2f} [{low:.2f}, {high:.2f}] vs published {value:.2f}", state, dr))
+    few = f"more than {len(cells)} of the table's {len(entries)} values"
+    return decide(cells, half=few if len(cells) < share * len(entries) else "")
 
 
 def w1(view, decide, delta, widths):
@@ -129,11 +114,9 @@ def m2(view, decide, sizes):
     return decide(compared({f"against {name} at k={k}": lead for name, k, lead in leads if k in sizes}, 0.0))
 
 
-def m3(view, decide, most, margin, no_mrl):
+def m3(view, decide, most, margin):
     """Against: a clear lead at every larger k. Where there was no lead there is nothing to catch up with: noise."""
-    if not view.models("mrl"):
-        return decide([], needs=no_mrl)
-    cells, width = [], max(view.networks.width[m] for m in view.models("mrl"))
+    cells, width = [], max((view.networks.width[m] for m in view.models("mrl")), default=0)
     for name, steps in first_against_random(view).items():
         sizes, clear = list(steps), {k: step.interval()[0] > 0 for k, step in steps.items()}
         behind = [k for k in sizes if clear[k] or steps[k].value > margin]

@@ -183,7 +183,7 @@ def worst(found: Mapping[str, Mapping[str, Estimate]], threshold: float) -> list
     """Return a cell for each name's largest number, which is to lie below the threshold."""
     found = {name: {at: x for at, x in own.items() if np.isfinite(x.value)} for name, own in found.items()}
     largest = {name: max(own, key=lambda at: own[at].value) for name, own in found.items() if own}
-    numbers = {f"{name}, {at}": found[name][at] for name, at in largest.items()}
+    numbers = {f"{name} ({at})": found[name][at] for name, at in largest.items()}
     return compared(numbers, threshold, above=False, n=sum(map(len, found.values())), picked=True)
 
 

@@ -80,12 +80,11 @@ def p8(view, decide, deltas):
 
 
 def s1(view, decide, least, fractions):
-    standard, robust = (view.resnets(kind)[:1] for kind in ("standard", "adversarial"))
-    standard = {*standard, *(own for other, own in view.robust_pairs() if other in robust)}
-    cells = [(m, d, fractions["standard"]) for m, d in view.cells("standard") if m in standard]
-    cells += [(m, d, fractions["adversarial"]) for m, d in view.cells("adversarial") if m in robust]
-    found = {f"{m}/{d} at {f:g}": view.cka(m, d, "part_part").at(f) for m, d, f in cells}
-    lacking = [f"a ResNet, {kind}" for kind in fractions if not view.resnets(kind)]
+    found, kinds = {}, view.networks.loc[view.resnets_compared(), "training"]
+    for m, kind in kinds.items():
+        f = fractions[kind]
+        found |= {f"{m}/{d} at {f:g}": view.cka(m, d, "part_part").at(f) for d in view.datasets(m)}
+    lacking = [f"a ResNet, {kind}" for kind in fractions if kind not in set(kinds)]
     return decide(compared(found, least), half=", ".join(lacking))
 
 

@@ -104,6 +104,12 @@ class View:
         alike = alike or [card for card in cards if card["family"].startswith("resnet")]
         return [card["model"] for card in sorted(alike, key=lambda card: card["kind"] != "imagenet")]
 
+    def resnets_compared(self) -> list[str]:
+        """The first standard ResNet, and the first adversarially trained one with its own standard counterpart."""
+        robust = self.resnets("adversarial")[:1]
+        pairs = [m for pair in self.robust_pairs() if pair[0] in robust for m in pair[::-1]]
+        return list(dict.fromkeys(self.resnets("standard")[:1] + pairs))
+
     def robust_pairs(self) -> list[tuple[str, str]]:
         """(adversarially trained, its standard counterpart), both with results."""
         pairs = [(m, self.networks.robust_of[m]) for m in self.models("adversarial")]

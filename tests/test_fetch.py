@@ -208,7 +208,7 @@ def test_npm_that_fails(monkeypatch, tmp_path):
         """
 print("npm error code E404\\nnpm error 404 Not Found", file=sys.stderr); sys.exit(1)""",
     )
-    with pytest.raises(AssetError, match="npm error code E404; npm error 404 Not Found"):
+    with pytest.raises(AssetError, match="npm error code E404 npm error 404 Not Found"):
         fetch.fetch(make_asset("example-1.0.0.tgz"))
 
 

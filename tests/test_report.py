@@ -281,9 +281,3 @@ def test_half_a_run_gives_a_page_too(results):
     assert "This run has no claims table." in text and text.count("not run.") == 3
     assert "Wall time not recorded" in text and "Hardware not recorded" in text
     assert not page.find("img")
-
-
-def test_folder_without_results_is_told(tmp_path):
-    with pytest.raises(ValueError, match=r"no tables in .*tables; run \./run_all\.sh first"):
-        write_report(tmp_path / "absent")
-    assert not (tmp_path / "absent").exists()

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,6 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from dr_utils.claims import CLAIMS
-from dr_utils.claims.estimates import NOTHING
 from dr_utils.datasets import available
 from dr_utils.profiles import CHECKOUT, REFERENCE_NOTEBOOKS, SHIPPED
 from dr_utils.progress import clock
@@ -26,40 +25,29 @@ from dr_utils.store import atomic_path
 DONE = "dr_utils"  # key of a notebook's metadata: what the runner noted in it
 FAILED = ".failed"  # ends the name, before .ipynb, of a notebook that stopped in a cell
 HERE = Path(__file__).parent
-SHORT = 110  # characters of a claim's measurement and reason that are seen before unfolding
 NOT_OURS = "Published numbers of the paper's authors: nothing in this figure was measured by this suite."
 # What a notebook's page shows of an output: widgets and scripts have to fetch code, so their text or picture comes.
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
 
 
 def write_report(folder: str | Path, notebooks: Sequence[str] = ()) -> Path:
-    """Write ``report.html`` from the files in a folder such as outputs/mini, and its notebooks as HTML.
-
-    The page says which of `notebooks`, by name, are missing. Pages that are younger than all that they show are left as
-    they are. A folder without tables raises ValueError.
-    """
+    """Write ``report.html`` for a folder such as outputs/mini, and its notebooks as HTML; name missing `notebooks`."""
     folder = Path(folder)
-    if not any((folder / "tables").glob("*.*")):
-        raise ValueError(f"no tables in {folder / 'tables'}; run ./run_all.sh first, with the --profile of that name.")
-    page = folder / "report.html"
-    if _older(page, *folder.glob("tables/*.*"), *folder.glob("figures/*"), *folder.glob("notebooks/*.ipynb")):
-        _write(page, _rendered(folder, _content(folder, notebooks)))
+    shown = [*folder.glob("tables/*.*"), *folder.glob("figures/*"), *folder.glob("notebooks/*.ipynb")]
+    return _renewed(folder / "report.html", shown, lambda: _rendered(_content(folder, notebooks)))
+
+
+def _renewed(page: Path, files: Sequence[Path], html: Callable[[], str]) -> Path:
+    """Write a page where it is missing, or older than a file that it shows or than what writes it."""
+    newest = max(path.stat().st_mtime for path in (*files, *HERE.glob("*.*")))
+    if not page.is_file() or page.stat().st_mtime < newest:
+        with atomic_path(page) as part:
+            part.write_text(html(), encoding="utf-8")
     return page
 
 
-def _older(page: Path, *files: Path) -> bool:
-    """Return whether a page is missing, or older than a file that it shows or than what writes it."""
-    newest = max(path.stat().st_mtime for path in (*files, *HERE.glob("*.*")))
-    return not page.is_file() or page.stat().st_mtime < newest
-
-
-def _write(page: Path, html: str) -> None:
-    with atomic_path(page) as part:
-        part.write_text(html, encoding="utf-8")
-
-
 def _content(folder: Path, expected: Sequence[str]) -> dict:
-    """Return all that the page shows but the pictures."""
+    """Return all that the page shows."""
     claims, networks, tasks = (_rows(folder / "tables" / f"{name}.csv") for name in ("claims", "networks", "tasks"))
     from_paper = bool(networks) and all(row.get("source") == PUBLISHED for row in networks)
     figures = [_figure(path, from_paper) for path in sorted((folder / "figures").glob("*.png"))]
@@ -68,12 +56,13 @@ def _content(folder: Path, expected: Sequence[str]) -> dict:
     notebooks = [_notebook(folder, name, figures) for name in sorted(stems)]
     drawn = {figure["stem"] for notebook in notebooks for figure in notebook["figures"]}
     profiles = [notebook["about"]["profile"] for notebook in notebooks if "profile" in notebook["about"]]
+    decisive = [{key: value for key, value in profile.items() if key != "title"} for profile in profiles]
     return {
         "name": profiles[0]["name"] if profiles else folder.resolve().name,
         "title": profiles[0]["title"] if profiles else "",
         "from_paper": from_paper,
         "notebooks": notebooks,
-        "profiles": list(dict.fromkeys(map(_without_title, profiles))),
+        "profiles": list(dict.fromkeys(yaml.safe_dump(part, sort_keys=False, width=100) for part in decisive)),
         "claims": claims,
         "statements": {name: claim.statement for name, claim in CLAIMS.items()},
         "networks": networks,
@@ -83,11 +72,6 @@ def _content(folder: Path, expected: Sequence[str]) -> dict:
         "tables": {path.stem: path.name for path in sorted((folder / "tables").glob("*.[cp]*"))},
         "citation": yaml.safe_load((CHECKOUT / "CITATION.cff").read_text(encoding="utf-8")),
     }
-
-
-def _without_title(profile: dict) -> str:
-    """Return a profile as YAML; its title decides nothing."""
-    return yaml.safe_dump({k: v for k, v in profile.items() if k != "title"}, sort_keys=False, width=100)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -104,7 +88,8 @@ def _figure(path: Path, from_paper: bool) -> dict:
     if from_paper:
         title, text = f"{title} (published numbers)", f"{NOT_OURS} {text}".strip()
     return {"stem": path.stem, "width": width, "height": height, "number": f"Figure {number}" if number else "",
-            "title": title, "text": text, "pdf": path.with_suffix(".pdf").is_file()}  # fmt: skip
+            "title": title, "text": text, "pdf": path.with_suffix(".pdf").is_file(),
+            "pixels": base64.b64encode(path.read_bytes()).decode()}  # fmt: skip
 
 
 def _notebook(folder: Path, name: str, figures: list[dict]) -> dict:
@@ -126,10 +111,8 @@ def _notebook(folder: Path, name: str, figures: list[dict]) -> dict:
             made.update(about.get("made", ()))
         elif suffix:
             path.with_suffix(".html").unlink(missing_ok=True)
-    about = found["about"]
     return found | {
-        "versions": ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items()),
-        "stopped": f"{about['cell']}: {about['error']}" if "error" in about else "",
+        "versions": ", ".join(f"{name} {version}" for name, version in found["about"].get("versions", {}).items()),
         "figures": [figure for figure in figures if f"figures/{figure['stem']}.png" in made],
         "absent": sorted(name for name in made if not (folder / name).is_file()),
     }
@@ -137,8 +120,8 @@ def _notebook(folder: Path, name: str, figures: list[dict]) -> dict:
 
 def to_html(path: Path) -> Path:
     """Write an executed notebook beside it as HTML that has no scripts and fetches nothing, unless that is younger."""
-    page = path.with_suffix(".html")
-    if _older(page, path):
+
+    def html() -> str:
         from nbconvert import HTMLExporter  # heavy, and a second run needs none
 
         # Its log warns of every figure without alternative text, which a notebook cannot give.
@@ -147,12 +130,12 @@ def to_html(path: Path) -> Path:
         template = {"extra_template_paths": [str(HERE)], "template_file": "notebook.html.j2"}
         exporter = HTMLExporter(embed_images=True, log=log, **template)
         exporter.config.NbConvertBase.display_data_priority = SHOWN
-        html, _ = exporter.from_filename(str(path))
-        _write(page, html)
-    return page
+        return exporter.from_filename(str(path))[0]
+
+    return _renewed(path.with_suffix(".html"), [path], html)
 
 
-def _rendered(folder: Path, content: dict) -> str:
+def _rendered(content: dict) -> str:
     def linked(text: str) -> str:
         # Tables named in backquotes become links.
         text = re.sub(r"`(\w+)`", r"<code>\1</code>", str(text))  # not as Markup, which would escape it
@@ -160,12 +143,5 @@ def _rendered(folder: Path, content: dict) -> str:
         return re.sub(named, lambda found: link.format(content["tables"][found[1]], found[1]), text)
 
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"clock": clock, "linked": linked}
-    environment.filters["short"] = lambda text: textwrap.shorten(text, SHORT, placeholder=" …")
-    environment.tests["long"] = lambda text: len(text) > SHORT
-    environment.globals["picture"] = lambda stem: _data_uri(folder / "figures" / f"{stem}.png")
-    return environment.get_template("page.html.j2").render(content, nothing=NOTHING)
-
-
-def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    environment.filters |= {"clock": clock, "linked": linked, "shorten": textwrap.shorten}
+    return environment.get_template("page.html.j2").render(content)

@@ -40,11 +40,7 @@ def theme() -> None:
 
 
 def looks(names) -> dict[str, dict]:
-    """Give each name a look of its own, in the order given: palette, markers and dashes, as seaborn takes them.
-
-    >>> looks(["random", "first"])["markers"]
-    {'random': 'o', 'first': 's'}
-    """
+    """Give each name a look of its own, in the order given: palette, markers and dashes, as seaborn takes them."""
     places = {name: i for i, name in enumerate(names)}
     return {
         "palette": {name: PALETTE[i % 10] for name, i in places.items()},
@@ -112,20 +108,24 @@ def draw_published(axes, rows: pd.DataFrame, *, x: str, y: str, hue: str, palett
 
     All else is as in the call of `sns.relplot` or `sns.lineplot` that drew ours, with col where it had one.
     """
-    for ax, part in _panels(axes, rows, col):
-        for name, curve in part.groupby(hue, sort=False):
-            label = curve["label"].iloc[0] + (f", {name}" if hue == "task" else "")
-            ax.plot(curve[x], curve[y], color="0.45", linestyle="--", linewidth=0.9, marker=markers[name], markersize=4,
-                    markerfacecolor="white", markeredgecolor=palette[name], label=label)  # fmt: skip
+    for ax, name, curve in _curves(axes, rows, hue, col):
+        label = curve["label"].iloc[0] + (f", {name}" if hue == "task" else "")
+        ax.plot(curve[x], curve[y], color="0.45", linestyle="--", linewidth=0.9, marker=markers[name], markersize=4,
+                markerfacecolor="white", markeredgecolor=palette[name], label=label)  # fmt: skip
 
 
 def draw_intervals(axes, rows: pd.DataFrame, *, x: str, hue: str, palette, col=None, **_) -> None:
     """Draw the columns low and high as bars, those of different curves 0.003 of x beside each other."""
     place = {name: i for i, name in enumerate(rows[hue].unique())}
-    for ax, part in _panels(axes, rows.dropna(subset=["low", "high"]), col):
-        for name, curve in part.groupby(hue, sort=False):
-            at = curve[x] + 0.003 * place[name]
-            ax.vlines(at, curve["low"], curve["high"], color=palette[name], linewidth=1.2, alpha=0.6)
+    for ax, name, curve in _curves(axes, rows.dropna(subset=["low", "high"]), hue, col):
+        at = curve[x] + 0.003 * place[name]
+        ax.vlines(at, curve["low"], curve["high"], color=palette[name], linewidth=1.2, alpha=0.6)
+
+
+def _curves(axes, rows: pd.DataFrame, hue: str, col: str | None) -> Iterator[tuple[Axes, str, pd.DataFrame]]:
+    """Yield the axes, the name and the rows of each curve, in the panel of its `col` where there is one."""
+    for (name, *panel), curve in rows.groupby([hue, col] if col else [hue], sort=False):
+        yield axes.axes_dict[panel[0]] if col else axes, name, curve
 
 
 def with_spread(rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -149,13 +149,6 @@ def by_kind(rows: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> Iterator[tup
     less = {less for _, less in View(tables).upstream_pairs()}
     for kind, group in rows[~rows["model"].isin(less)].groupby("kind", sort=False):
         yield kind, titles.get(kind, kind), group
-
-
-def _panels(axes, rows: pd.DataFrame, col: str | None) -> list[tuple[Axes, pd.DataFrame]]:
-    """Return each panel that has rows, with these; of an axes alone, with all of them."""
-    if not col:
-        return [(axes, rows)]
-    return [(axes.axes_dict[name], part) for name, part in rows.groupby(col, sort=False)]
 
 
 def fraction_axis(axes, label: str = "fraction of neurons kept") -> None:
@@ -215,11 +208,9 @@ def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str =
     stop, then what to look at; a table's name in backquotes, such as `probes`, becomes a link.
     """
     noted = PngInfo()
-    if caption:
-        noted.add_itxt("Description", " ".join(caption.split()))
+    noted.add_itxt("Description", " ".join(caption.split()))
     # Jupyter and the runner put the notebook's name there, so that the report knows which notebook drew the figure.
-    if "JPY_SESSION_NAME" in os.environ:
-        noted.add_itxt("Source", Path(os.environ["JPY_SESSION_NAME"]).name)
+    noted.add_itxt("Source", Path(os.environ.get("JPY_SESSION_NAME", "")).name)
     png, pdf = paths = [Path(folder) / f"{name}.{suffix}" for suffix in ("png", "pdf")]
     png.parent.mkdir(parents=True, exist_ok=True)
     pixels = io.BytesIO()

@@ -39,7 +39,6 @@ def progress(iterable: Iterable | None = None, desc="", total: int | None = None
         total = len(iterable)
     # A bar that never moves says nothing.
     given = {"iterable": iterable, "desc": desc, "total": total, "unit": unit, "disable": mode == "off" or total == 0}
-    # A bar redraws itself: right on a terminal and in a notebook opened by hand, thousands of lines in a file.
     if mode == "plain" or (mode == "" and "ipykernel" not in sys.modules and not sys.stderr.isatty()):
         counted = "{desc}: {n_fmt} of {total_fmt} {unit} ({percentage:.0f} %)" if total else "{desc}: {n_fmt} {unit}"
         given["bar_format"] = counted + (" [{elapsed}<{remaining}]" if even and total else " [{elapsed}]")

@@ -19,8 +19,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dr_utils.claims.against import printed_curve
-from dr_utils.claims.paper_names import paper_network
 from dr_utils.claims.view import View
+from dr_utils.reference import paper_network
 from dr_utils.store import atomic_path
 
 PALETTE = sns.color_palette("colorblind", 10)  # told apart with any kind of colour vision

@@ -1,16 +1,20 @@
-"""The numbers that the paper and its public code published, as a table."""
+"""The numbers that the paper and its public code published, as a table, and what they call networks and tasks."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 
 import pandas as pd
+import yaml
 
 from dr_utils.checks import unknown
 
 # The source in networks.csv where the tables hold the paper's own numbers (profile key reference).
 SOURCE = "published numbers (reference_values.csv)"
+NAMES = yaml.safe_load(resources.files("dr_utils.data").joinpath("paper_names.yaml").read_text(encoding="utf-8"))
 
 
 def published(**filters) -> pd.DataFrame:
@@ -29,6 +33,21 @@ def published(**filters) -> pd.DataFrame:
             raise unknown("column", name, table.columns)
         table = table[table[name].isin(list(wanted) if pd.api.types.is_list_like(wanted) else [wanted])]
     return table.reset_index(drop=True)
+
+
+def paper_network(card: Mapping) -> str | None:
+    """Name in Table 1 of a network, a row of networks.csv, however it was trained; None where the paper has no such."""
+    for text in (card["model"], card["family"]) if card["kind"] == "imagenet" else ():
+        plain = re.sub(r"[^a-z0-9]+", "_", str(text).lower())
+        for pattern, name, width in NAMES["architectures"]:
+            if re.search(pattern, plain):
+                return name if card["width"] == width else None
+    return None
+
+
+def paper_task(dataset: str) -> str:
+    """Name of a task in the tables of published numbers; unknown ones keep theirs."""
+    return NAMES["tasks"].get(dataset, dataset)
 
 
 def read(name: str) -> pd.DataFrame:

@@ -15,9 +15,9 @@ from synthetic_tables import build, network, saturating, task
 from dr_utils import fairness
 from dr_utils.claims import CLAIMS, COLUMNS, evaluate
 from dr_utils.claims.estimates import LEVEL, Cell, Estimate, decided, deviation
-from dr_utils.claims.paper_names import paper_network
 from dr_utils.claims.view import View
 from dr_utils.redundancy import diffused_redundancy
+from dr_utils.reference import paper_network
 from dr_utils.resampling import resampled_accuracy
 from dr_utils.study.draws import draws_table
 from dr_utils.study.tables import write_tables

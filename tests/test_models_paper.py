@@ -21,10 +21,10 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 import dr_utils
-from dr_utils.claims.paper_names import paper_network
 from dr_utils.models import PAPER as CARDS
 from dr_utils.models import available, cards, check_network, load_model, published
 from dr_utils.models.files import Inert, fit, read_weights
+from dr_utils.reference import paper_network
 from dr_utils.store import AssetError, sha256_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -1,7 +1,6 @@
 """The paper's claims against our tables: claim, published, measured, verdict, and why.
 
-claims.yaml holds what they say and their thresholds; their rules are in a file per section of the paper. How noise
-enters, and how many networks and tasks make one verdict, is in `estimates`.
+claims.yaml holds texts and thresholds, a file per section of the paper the rules, `estimates` how noise enters.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from dr_utils.claims.view import SCHEMA, View
 __all__ = ["CLAIMS", "COLUMNS", "against_paper", "evaluate", "judge", "show"]
 
 # Part of the key of stored verdicts. Raise it when a rule, or a text of the table, changes.
-VERSION = 7
+VERSION = 8
 COLUMNS = ("claim", "paper_figure", "published", "measured", "verdict", "why", "difference")
 NOT_OURS = "published numbers: not a measurement of this suite"
 # Colours of the colour-blind palette, light enough for black text; the word stands beside them.
@@ -70,7 +69,6 @@ def judge(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the verdicts on all claims by these tables, from the store or by `evaluate`.
 
     They are stored under the content of the tables and `VERSION`, so that a run judges once and its notebooks read.
-    Raises as `evaluate`, and `dr_utils.store.CacheError` where the store cannot be written.
     """
     content = {name: store.sha256_of(tables[name].to_parquet(index=False)) for name in SCHEMA if name in tables}
     about = {"version": VERSION, "tables": content}
@@ -85,20 +83,16 @@ def judge(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def evaluate(tables: dict[str, pd.DataFrame], only: Sequence[str] = tuple(CLAIMS)) -> pd.DataFrame:
     """Judge the paper's claims, or `only` some, by the tables of one run as `Study.run` returns them.
 
-    Returns one row per claim in the order of the paper: claim, paper_figure, published, measured, verdict ("holds",
-    "differs", "open" or "no data"), why, and difference: how far ours are from the printed numbers that the claim is
-    about, in standard deviations of ours; "" where none were printed. There are "no data" where tables are missing or
-    empty; nor are published numbers, in place of measured ones, evidence for what was published.
-
-    Raises ValueError for a table that lacks columns.
+    Returns a row per claim in the paper's order: claim, paper_figure, published, measured, verdict ("holds", "differs",
+    "open" or "no data"), why, and difference: how far ours are from the printed numbers that it is about, also in
+    standard deviations of ours. Published numbers in place of measured ones are no data. Raises ValueError for a table
+    that lacks columns.
     """
     view, rows = View(tables), []
     against, missing = against_paper(view), "needs the table networks of a run" if view.networks.empty else ""
     if set(view.networks.get("source", [])) == {PUBLISHED}:
         missing = NOT_OURS
-    for name, claim in CLAIMS.items():
-        if name not in only:
-            continue
+    for name, claim in [(name, claim) for name, claim in CLAIMS.items() if name in only]:
         decide = partial(decided, needs=claim.needs, note=claim.note.replace("{estimator}", view.estimator))
         found = Outcome(NOTHING, NO_DATA, missing) if missing else claim.test(view, decide, **claim.parameters)
         difference = difference_of(claim.printed, against, view.networks)
@@ -108,10 +102,8 @@ def evaluate(tables: dict[str, pd.DataFrame], only: Sequence[str] = tuple(CLAIMS
 
 def show(table: pd.DataFrame, only: Sequence[str]):
     """Lay out some claims (ids, in the order wanted) of the table of `evaluate` for reading, as a Styler."""
-    rows = table.set_index("claim").loc[list(only)]
-    rows["statement"] = [CLAIMS[name].statement for name in only]
-    rows["rule"] = [CLAIMS[name].rule for name in only]
-    rows = rows[list(_TITLES)].rename(columns=_TITLES)
+    texts = {"statement": [CLAIMS[name].statement for name in only], "rule": [CLAIMS[name].rule for name in only]}
+    rows = table.set_index("claim").loc[list(only)].assign(**texts)[list(_TITLES)].rename(columns=_TITLES)
     if not rows["ours less printed"].any():
         rows = rows.drop(columns="ours less printed")  # nothing was printed that these could be compared with
     return (

@@ -7,11 +7,9 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from dr_utils.claims.estimates import MOST_LISTED
-from dr_utils.claims.paper_names import NAMES, paper_network, paper_task
 from dr_utils.claims.view import View
+from dr_utils.reference import NAMES, paper_network, paper_task, published
 from dr_utils.reference import SOURCE as PUBLISHED
-from dr_utils.reference import published
 
 COLUMNS = ("model", "dataset", "eval_set", "quantity", "at", "published", "measured", "std", "difference", "spreads")
 SHIFTED = "imagenetv2"  # the one shifted set with printed curves
@@ -70,11 +68,8 @@ def difference_of(printed: str, against: pd.DataFrame, networks: pd.DataFrame) -
     resnets = [model for model, card in networks.iterrows() if paper_network(card) == "ResNet50"]
     rows = against.assign(training=against["model"].map(networks["training"]))
     rows = rows[rows["model"].isin(resnets) & rows["eval_set"].eq("test")].query(printed)
-    if len(rows) <= MOST_LISTED:
-        texts = [f"{r.model}/{r.dataset} at {r.at:g}: {r.difference:+.3f}" for r in rows.itertuples()]
-        spreads = ["" if np.isnan(spread) else f" ({spread:+.1f} std)" for spread in rows["spreads"]]
-        return "; ".join(map("".join, zip(texts, spreads, strict=True)))
-    text = f"{len(rows)} printed points: {rows.difference.min():+.3f} to {rows.difference.max():+.3f}"
-    spreads = rows["spreads"].dropna()
-    within = f", {spreads.min():+.1f} to {spreads.max():+.1f} std, median {spreads.median():+.1f}"
-    return text + (within if len(spreads) else "")
+    if rows.empty:
+        return ""
+    gaps, spreads = rows["difference"], rows["spreads"].dropna()
+    text = f"{len(rows)} printed points: {gaps.min():+.3f} to {gaps.max():+.3f}"
+    return text + (f", {spreads.min():+.1f} to {spreads.max():+.1f} std" if len(spreads) else "")

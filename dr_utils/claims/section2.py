@@ -1,7 +1,6 @@
 """Claims of section 2: how common diffused redundancy is, and how similar random parts of a layer are.
 
-A rule finds the numbers of its claim in the view and compares them with a threshold; `decide` makes the verdict of
-these cells. Thresholds and words are those of claims.yaml.
+A rule compares the numbers of its claim with a threshold of claims.yaml; `decide` makes one verdict of all.
 """
 
 from itertools import combinations

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 
 from dr_utils.claims.estimates import Cell, apply, bounds, compared, mean
-from dr_utils.claims.paper_names import paper_network, paper_task
 from dr_utils.claims.section2 import pairs_compared
-from dr_utils.reference import published
+from dr_utils.reference import paper_network, paper_task, published
 
 
 def a1(view, decide, delta, least, families, what, pairs=None):
@@ -28,14 +27,14 @@ a2 = a1
 
 def a4(view, decide, widths, gamma, fewest):
     """Goodman-Kruskal gamma: that a test finds no correlation in a few networks would not prove that there is none."""
-    cards, leads, seen = view.networks, [], set()
+    width, alike, leads = view.networks.width, view.networks.kind + view.networks.upstream, []
+    seen = set()
     for wide, thin in permutations(view.models("standard"), 2):
-        same = cards.kind[wide] == cards.kind[thin] and cards.upstream[wide] == cards.upstream[thin]
-        for d in view.datasets(thin) if same and cards.width[wide] > cards.width[thin] else ():
+        for d in view.datasets(thin) if alike[wide] == alike[thin] and width[wide] > width[thin] else ():
             lead = view.accuracy(wide, d).at(1.0) - view.accuracy(thin, d).at(1.0)
             if np.isfinite(lead.value):
                 leads.append(lead.interval())
-                seen |= {cards.width[wide], cards.width[thin]}
+                seen |= {width[wide], width[thin]}
     wins, losses = sum(low > 0 for low, _ in leads), sum(high < 0 for _, high in leads)
     clear, found = wins + losses, (wins - losses) / max(wins + losses, 1)
     state = "noise" if clear < fewest or len(seen) < widths else "for" if found <= gamma else "against"

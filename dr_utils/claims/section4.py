@@ -28,8 +28,7 @@ def f1(view, decide, measure, drop):
         state = next((s for s in ("against", "opposed", "noise") if s in both), "for")
         text = f"slope {falls.text}, excess over an even drop {above[falls.name].text}"
         cells.append(Cell(falls.name, text, state, falls.value))
-    uneven = sum(cell.state == "for" for cell in above.values())
-    return decide(cells, why=f"above an even drop on {uneven} of {len(cells)}")
+    return decide(cells)
 
 
 f2 = f1
@@ -120,8 +119,7 @@ def c2(view, decide, critical_mass):
 
 
 def i1(view, decide, fraction, delta):
-    cells = [(m, d) for m, d in view.cells("standard", "adversarial") if d == "imagenet1k"]
-    curves = {f"{m}/{d}": view.accuracy(m, d) for m, d in cells}
+    curves = {f"{m}/{d}": view.accuracy(m, d) for m, d in view.cells("standard", "adversarial") if d == "imagenet1k"}
     return decide(compared({name: curve.at(fraction) - curve.at(1.0) * delta for name, curve in curves.items()}, 0.0))
 
 
@@ -152,7 +150,6 @@ def n4(view, decide, critical_mass, margin, selections):
 
 
 def n5(view, decide, delta, least):
-    """Published numbers of single runs: they have no interval, and nothing of ours is beside them."""
     resnet50 = {"model": "resnet50", "family": "resnet", "kind": "imagenet", "width": 2048, "upstream": "imagenet1k"}
     cells = []
     for training in ("standard", "adversarial"):

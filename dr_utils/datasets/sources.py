@@ -54,15 +54,10 @@ def decoded_split(card: TaskCard, split: str) -> Split:
 
 def cifar10(card: TaskCard) -> dict[str, Split]:
     """Read the published files from the user's data folder if they are there, else the npm package: the same arrays."""
-    root = fetch.data_dir()
-    if root is None or not (root / "cifar-10-batches-py").is_dir():
-        return _cifar10_package(fetch.fetch(card.archive))
-    return {name: _published(card, root, name)[:2] for name in ("train", "test")}
-
-
-def _cifar10_package(archive: Path) -> dict[str, Split]:
-    """Read lossless PNG files with an image of 32x32 in each row of 1024 pixels."""
-    splits = {}
+    root, splits = fetch.data_dir(), {}
+    if root is not None and (root / "cifar-10-batches-py").is_dir():
+        return {name: _published(card, root, name)[:2] for name in ("train", "test")}
+    archive = fetch.fetch(card.archive)  # lossless PNG files, with an image of 32x32 in each row of 1024 pixels
     for name, files in {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}.items():
         labels, files = f"package/{name}_lables.json", [f"package/{file}.png" for file in files]  # spelt so
         members = fetch.read_members(archive, [labels, *files])

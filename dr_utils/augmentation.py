@@ -1,8 +1,4 @@
-"""Train images changed at random, each in its own way, in whole batches on any device (Appendix B of the paper).
-
-The transforms of torchvision draw one set of numbers for a whole batch; here every image has its own. The changes
-themselves are torchvision's, as the tests show.
-"""
+"""Train images changed as torchvision does, but each with its own draw, in whole batches on any device (Appendix B)."""
 
 from __future__ import annotations
 
@@ -12,8 +8,6 @@ from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from dr_utils.checks import unknown
 
 if TYPE_CHECKING:
     import torch
@@ -38,20 +32,13 @@ class Augmentation:
     view: int  # 0, 1, ...: the epoch, or the number of the stored view
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.name not in RECIPES:
-            raise unknown("augmentation", self.name, RECIPES)
-
     @property
     def identity(self) -> dict:
         """Return what decides the view, fit for JSON: part of the key of its features."""
         return {"recipe": self.name, **RECIPES[self.name], "view": self.view, "seed": self.seed}
 
     def draws(self, start: int, n: int) -> tuple[np.ndarray, ...]:
-        """Return what happens to images start .. start + n - 1, an array [n] or [n, 3] each.
-
-        Flips; factors of brightness, contrast, saturation; their order; angles in radians; seeds of the crops.
-        """
+        """Return flips, factors [n, 3], their orders, angles in radians, crop seeds of `n` images from `start` on."""
         bits = np.random.PCG64([self.seed, self.view]).advance(_DRAWS * start)
         u, r = np.random.Generator(bits).random((n, _DRAWS)), RECIPES[self.name]
         factors = 1 + np.array([r["brightness"], r["contrast"], r["saturation"]]) * (2 * u[:, 1:4] - 1)

@@ -79,8 +79,3 @@ def test_published_recipe_crops_as_torchvision_draws():
     assert np.std(shares) > 0.15 and np.mean(shares) == pytest.approx(0.54, abs=0.15)
     for i in (0, 17):
         np.testing.assert_array_equal(view.crops(pictures[i : i + 1], i)[0], parts[i])
-
-
-def test_slips_are_told():
-    with pytest.raises(ValueError, match="unknown augmentation 'papr'; known, nearest first: paper"):
-        Augmentation("papr", view=0)

@@ -393,7 +393,7 @@ def check_against_whole(name, whole, last, images, mean, std):
         torch.testing.assert_close(features, seen[0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(network.logits(images), logits, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(
-            features @ network.module.head.weight.T + network.module.head.bias, logits, atol=1e-4, rtol=1e-4
+            features @ network.module.body.head.weight.T + network.module.body.head.bias, logits, atol=1e-4, rtol=1e-4
         )
 
 

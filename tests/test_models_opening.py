@@ -343,7 +343,7 @@ def test_tokens_are_averaged_or_the_class_token_is_taken():
     tokens = output_of(vit, "blocks.1", side=160)
     assert tokens.ndim == 3
     mean = open_model(vit, layer="blocks.1", side=160)
-    token = open_model(vit, layer="blocks.1", side=160, pool="token")
+    token = open_model(vit, layer="blocks.1#token", side=160)
     torch.testing.assert_close(features(mean, 160), tokens.mean(1))
     torch.testing.assert_close(features(token, 160), tokens[:, 0])
     assert mean.identity != token.identity and mean.card.side == 160
@@ -362,10 +362,7 @@ def test_layers_of_the_suite_and_of_pretrained_timm_networks():
                                ("test_vit", "head", 1000)):  # fmt: skip
         network = open_model(name, layer=layer, pretrained=False)
         assert (network.width, network.card) == (width, load_model(f"{name}@{layer}", pretrained=False).card)
-    assert (
-        open_model("small_vit", layer="blocks.1", pool="token").identity
-        == load_model("small_vit@blocks.1#token").identity
-    )
+    assert open_model("small_vit", layer="blocks.1#token").identity == load_model("small_vit@blocks.1#token").identity
 
 
 def test_a_network_of_another_channel_order_keeps_it():
@@ -377,7 +374,7 @@ def test_a_network_of_another_channel_order_keeps_it():
 def test_a_layer_before_one_that_works_in_place():
     module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(inplace=True))
     expected = module[0]((images() - MEAN) / STD)
-    torch.testing.assert_close(features(open_model(module, layer="0", pool="flat", side=64)), expected.flatten(1))
+    torch.testing.assert_close(features(open_model(module, layer="0#flat", side=64)), expected.flatten(1))
 
 
 def test_a_layer_called_twice_gives_what_came_last():
@@ -408,9 +405,9 @@ def test_a_layer_that_is_not_reached():
 
 def test_pools():
     with pytest.raises(ValueError, match="unknown pool 'max'; known, nearest first: "):
-        open_model(Tiny(), pool="max")
-    with pytest.raises(ValueError, match="no tokens .*; use pool='mean'"):
-        open_model(Tiny(), layer="stem", pool="token")
+        open_model(Tiny(), layer="stem#max")
+    with pytest.raises(ValueError, match="no tokens .*; leave out #token"):
+        open_model(Tiny(), layer="stem#token")
 
 
 def test_every_named_layer_can_be_tapped_or_says_why():
@@ -430,7 +427,7 @@ def test_a_torchscript_module_gives_its_output():
 
 
 def test_a_layer_read_without_pooling_takes_one_side_of_images():
-    network = open_model(timm.create_model("resnet10t"), layer="layer4", pool="flat", side=64)
+    network = open_model(timm.create_model("resnet10t"), layer="layer4#flat", side=64)
     assert network.width == 512 * 2 * 2 and features(network).shape == (3, 2048)
     for side in (32, 96):
         with pytest.raises(ValueError, match=f"images of {side} pixels give .* features, not 2048"):

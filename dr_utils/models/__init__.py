@@ -1,18 +1,14 @@
-"""Networks by name: those of package registries, the small ones, the paper's, and any of timm.
-
-Light until they have to compute: torch is imported then.
-"""
+"""Networks by name: of package registries, the small ones, the paper's, any of timm. Torch is imported to compute."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 from dr_utils import store
-from dr_utils.checks import unknown
+from dr_utils.checks import nearest_first, unknown
 from dr_utils.models.cards import ARCHIVES, PAPER, NetworkCard, file_hash, shipped, to_input
 
 if TYPE_CHECKING:
@@ -23,7 +19,6 @@ __all__ = ["PAPER", "Network", "NetworkCard", "available", "check_network", "loa
 
 # Raised by one whenever the same weights and preprocessing would give other features than before.
 VERSION = 1
-LAYER, POOL = "@", "#"  # resnet50_standard@layer3#flat
 NORMALISATIONS = ("own", "published")
 # D of the middle layers of the profiles that come with the suite: their results open without torch.
 LAYER_WIDTHS = {"small_resnet@3": 48, "small_resnet@4": 96, "small_resnet@5": 192}
@@ -72,9 +67,9 @@ class Network:
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Compute class scores [B, C]; ValueError if the network has no linear head."""
-        if self.module.head is None:
+        if (head := getattr(self.module.body, "head", None)) is None:
             raise ValueError(f"network {self.card.name!r} has no linear head; use its features or train a probe.")
-        return self.module.head(self.module(images))
+        return head(self.module(images))
 
 
 def available() -> dict[str, NetworkCard]:
@@ -84,7 +79,7 @@ def available() -> dict[str, NetworkCard]:
 
 def check_network(name: str) -> str:
     """Return `name` if there is such a network and layer, else raise ValueError with what there is, nearest first."""
-    if LAYER in name:
+    if "@" in name:
         _layer_width(name)
         return name
     if name in (known := available() | PAPER):
@@ -95,7 +90,7 @@ def check_network(name: str) -> str:
         hint = "Any timm model works too, where the model hub can be reached."
         if name.startswith("small_"):
             hint += f" A small network that is not trained yet: python -m dr_utils train {name} --data DIR."
-        raise unknown("network", name, [*known, *difflib.get_close_matches(name, models, cutoff=0.5)], hint=hint)
+        raise unknown("network", name, [*known, *nearest_first(name, models)[:3]], hint=hint)
     return name
 
 
@@ -132,7 +127,13 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
         raise unknown("normalisation", normalisation, NORMALISATIONS)
     base, layer, pool = split_layer(name)
     if card := (available() | PAPER).get(base):
-        network = Network(card, partial(_load, base, pretrained), card.preprocessing(normalisation), structure=base)
+
+        def load(layer: str | None = None) -> nn.Module:
+            from dr_utils.models.opening import open_named
+
+            return open_named(base, pretrained, layer)
+
+        network = Network(card, load, card.preprocessing(normalisation), structure=base)
         network.hash_weights = partial(_weight_hash, base) if pretrained else None
     else:
         from dr_utils.models.opening import open_timm
@@ -140,14 +141,8 @@ def load_model(name: str, *, pretrained: bool = True, normalisation: str = "own"
         network = open_timm(base, pretrained=pretrained)
     if layer:
         network.card, network.structure = _layer_card(network.card, name), f"{base}, {layer}, {pool}"
-        network.load = partial(network.load, layer, pool)
+        network.load = partial(network.load, f"{layer}#{pool}")
     return network
-
-
-def _load(base: str, pretrained: bool, layer: str | None = None, pool: str = "mean") -> nn.Module:
-    from dr_utils.models.opening import open_named
-
-    return open_named(base, pretrained, layer, pool)
 
 
 def _weight_hash(base: str) -> str:
@@ -158,8 +153,8 @@ def _weight_hash(base: str) -> str:
 
 def split_layer(name: str) -> tuple[str, str, str]:
     """Take "NAME@LAYER#POOL" apart into name, layer ("" for the penultimate one) and pool ("mean" if not said)."""
-    network, _, layer = name.partition(LAYER)
-    layer, _, pool = layer.partition(POOL)
+    network, _, layer = name.partition("@")
+    layer, _, pool = layer.partition("#")
     return network, layer, pool or "mean"
 
 
@@ -185,6 +180,6 @@ def _layer_width(name: str) -> int:
     if stored := store.read("weights", key):
         return stored.about["width"]
     network = load_model(base, pretrained=False)
-    width = network.load(layer, pool).probe(network.card.side or network.side).shape[1]
+    width = network.load(f"{layer}#{pool}").probe(network.card.side or network.side).shape[1]
     store.write("weights", key, about={"width": width})
     return width

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from dr_utils.checks import nearest_first, short, unknown
 
@@ -25,11 +26,6 @@ class Backbone(nn.Module):
         shift = [-mean / std for mean, std in zip(preprocessing["mean"], preprocessing["std"], strict=True)]
         self.register_buffer("_scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
-
-    @property
-    def head(self) -> nn.Module | None:
-        """The last linear layer, from features to class scores, where there is one."""
-        return getattr(self.body, "head", None)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Turn RGB images in [0, 1], [B, 3, H, W], into what the body was trained on; ValueError if they are not."""
@@ -55,26 +51,28 @@ class Tapped(nn.Module):
     """A module that runs whole and is read at the output of `layer`, pooled to features [B, D].
 
     Without a layer, the input of `head`, the last linear layer, is read, or the module's output where there is none.
-    Maps are averaged over their positions; of tokens [B, N, D] `pool` takes the mean, or the first ("token", the class
-    token where there is one). "flat" makes every position a feature.
+    Maps and tokens [B, N, D] are averaged over their positions; "LAYER#token" takes the first token (the class token
+    where there is one), "LAYER#flat" makes every position a feature.
     """
 
-    def __init__(self, module: nn.Module, head: str | None, layer: str | None = None, pool: str = "mean", name=""):
+    def __init__(self, module: nn.Module, head: str | None, layer: str | None = None, name: str = ""):
         super().__init__()
-        self.module, self.pool, self.where, self._seen = module.eval(), pool, "the output", None
+        self.module, self.where, self._seen = module.eval(), "the output", None
         self._head = head if layer is None else None
-        layers = [part for part, _ in module.named_modules() if part]
-        if pool not in POOLS:
+        at, _, pool = (layer or "").partition("#")
+        self.pool = pool or "mean"
+        if self.pool not in POOLS:
             raise unknown("pool", pool, POOLS)
-        if layer is not None and layer not in layers:
+        layers = [part for part, _ in module.named_modules() if part]
+        if layer is not None and at not in layers:
             hint = f"These are the nearest of {len(layers)}."
-            raise unknown(f"layer of {name}", layer, nearest_first(layer, layers)[:10], hint=hint)
+            raise unknown(f"layer of {name}", at, nearest_first(at, layers)[:10], hint=hint)
         if self._head:
             self.where = f"the input of layer {head!r}"
             self.head.register_forward_pre_hook(lambda _, given: self._see(given[0]))
-        elif layer:
-            self.where = f"the output of layer {layer!r}"
-            module.get_submodule(layer).register_forward_hook(lambda _, given, output: self._see(output))
+        elif at:
+            self.where = f"the output of layer {at!r}"
+            module.get_submodule(at).register_forward_hook(lambda _, given, output: self._see(output))
 
     def _see(self, output) -> None:
         # A copy, as what follows may work in place.
@@ -108,7 +106,7 @@ class Tapped(nn.Module):
                 "[B, N, D] or a map [B, C, H, W]: ask for another layer, or wrap the network."
             )
         if self.pool == "token" and len(shape) != 3:
-            raise ValueError(f"{self.where} has shape {shape}, no tokens [B, N, D]; use pool='mean'.")
+            raise ValueError(f"{self.where} has shape {shape}, no tokens [B, N, D]; leave out #token.")
         if self.pool == "flat" or len(shape) == 2:
             return output.flatten(1)
         if len(shape) == 3:
@@ -131,20 +129,19 @@ def try_out(module: Callable, side: int):
 
 
 def head_of(module: nn.Module, side: int) -> str | None:
-    """Return the name of the linear layer that gives a module's output: the last one called, if it has that shape.
+    """Return the name of the linear layer that gives a module's output: the last one called, if it has that shape."""
+    # The order in which layers were defined says nothing sure.
+    names = {part: name for name, part in module.named_modules() if name and isinstance(part, nn.Linear)}
+    called = [(None, None)]
 
-    The order in which layers were defined says nothing sure, so a forward pass is run.
-    """
-    called: list[tuple[str, torch.Size]] = []
-    handles = [
-        part.register_forward_hook(lambda _, given, output, name=name: called.append((name, output.shape)))
-        for name, part in module.named_modules()
-        if name and isinstance(part, nn.Linear)
-    ]
-    output = try_out(module, side)
-    for handle in handles:
-        handle.remove()
-    return called[-1][0] if called and called[-1][1] == getattr(output, "shape", None) else None
+    def note(part: nn.Module, _, output) -> None:
+        if part in names:
+            called.append((names[part], output.shape))
+
+    with register_module_forward_hook(note):
+        output = try_out(module, side)
+    name, shape = called[-1]
+    return name if shape == getattr(output, "shape", None) else None
 
 
 def weight_hash(state: Mapping[str, torch.Tensor]) -> str:

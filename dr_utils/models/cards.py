@@ -1,14 +1,10 @@
-"""What is known of networks before they are loaded: the published ones (facts in networks.yaml) and the small ones.
-
-Where their weights are, too, and how to get them. Needs no torch.
-"""
+"""What is known of networks (networks.yaml, and cards of the small ones) and where their weights are, without torch."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -87,13 +83,6 @@ class PublishedCard(NetworkCard):
     def archive(self) -> Asset:
         return Asset(self.file, self.sha256, round(1e6 * self.megabytes), self.package, self.version)
 
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Names under which your folder may have the weights, in the order they are looked for."""
-        if self.layout != "timm":
-            return (self.file,)
-        return tuple(self.architecture + suffix for suffix in (".safetensors", ".pth", ".bin"))
-
     def preprocessing(self, normalisation: str = "own") -> dict:
         if normalisation == "published" and self.published_mean:
             return to_input(self.published_mean, self.published_std)
@@ -120,9 +109,8 @@ ARCHIVES, PAPER = _cards("archives"), _cards("paper")
 
 def local_file(card: PublishedCard) -> Path | None:
     """Return the weight file in DIR/weights (--data DIR, DR_DATA), else in the hub's cache; nothing is fetched."""
-    for file in card.files if data_dir() else ():
-        if (path := data_dir() / FOLDER / file).is_file():
-            return path
+    if (folder := data_dir()) and (path := folder / FOLDER / card.file).is_file():
+        return path
     if not card.hub:
         return None
     import huggingface_hub
@@ -152,17 +140,11 @@ def weights_file(card: PublishedCard, *, fetch: bool = True) -> Path:
 
 
 def file_hash(card: PublishedCard, *, fetch: bool = True) -> str:
-    """Return the SHA-256 of a weight file, remembered while size and time of change stay, and once it is taken away.
-
-    A file that was never here is fetched, or AssetError is raised if it must not be.
-    """
+    """Return the SHA-256 of a weight file, remembered while size and time of change stay, and once it is taken away."""
     key = store.key_of({"weight file": card.file})
-    known, path = store.read("weights", key), local_file(card)
-    if path is None and known:
-        return known.about["sha256"]
-    path = path or weights_file(card, fetch=fetch)
-    stat = path.stat()
-    seen = {"file": card.file, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    known = store.read("weights", key)
+    path = local_file(card) or (None if known else weights_file(card, fetch=fetch))
+    seen = {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns} if path else {}
     if known and known.about.items() >= seen.items():
         return known.about["sha256"]
     found = sha256_of(path)
@@ -173,33 +155,30 @@ def file_hash(card: PublishedCard, *, fetch: bool = True) -> str:
 def missing_weights(names: Iterable[str]) -> list[str]:
     """Return the weight files of the paper's networks among `names` that are neither here nor on a hub within reach."""
     lacking = [PAPER[name] for name in names if name in PAPER and not local_file(PAPER[name])]
-    with hub_within_reach() if lacking else nullcontext() as reachable:
-        wanted = [card for card in lacking if not (card.hub and reachable)]
-    return [f"{FOLDER}/{card.file}, the weights of {card.name}" for card in wanted]
-
-
-def state(card: PublishedCard) -> str:
-    """Say in a few words whether the weights are here; nothing is fetched."""
-    if local_file(card):
-        return "present"
-    size = "" if card.megabytes is None else f" ({card.megabytes:g} MB)"
-    return f"fetched from the hub at first use{size}" if card.hub else "manual download"
+    if not lacking:
+        return []
+    with hub_within_reach() as reachable:
+        return [f"{FOLDER}/{c.file}, the weights of {c.name}" for c in lacking if not (c.hub and reachable)]
 
 
 def table() -> str:
     """Return the table of the paper's networks, what is here, and exact steps for what you have to fetch."""
-    states = {name: state(card) for name, card in PAPER.items()}
-    n_extra, here = sum(card.extra for card in PAPER.values()), list(states.values()).count("present")
+    n_extra, here, steps = sum(card.extra for card in PAPER.values()), 0, []
     lines = [
         f"The paper's {len(PAPER) - n_extra} networks, then {n_extra} extras of the published code", "",
         f"{'name':20}neurons  {'training':13}{'upstream':13} top-1  {'weights (file)':64}state",
     ]  # fmt: skip
     for name, card in PAPER.items():
+        if local_file(card):
+            state, here = "present", here + 1
+        elif card.hub:
+            state = "fetched from the hub at first use" + (f" ({card.megabytes:g} MB)" if card.megabytes else "")
+        else:
+            state, steps = "manual download", [*steps, *card.steps]
         top1 = f"{card.top1:.1%}" if card.top1 else "-"
         facts = f"{name:20}{card.width:7}  {card.training:13}{card.upstream:13}{top1:>6}"
-        lines.append(f"{facts}  {card.file:64}{states[name]}")
+        lines.append(f"{facts}  {card.file:64}{state}")
     lines += ["", f"{here} of {len(PAPER)} have their weights here; those on the hub are fetched when first used."]
-    steps = [step for name, card in PAPER.items() if states[name] == "manual download" for step in card.steps]
     if steps:
         steps.append("see that they are there: python -m dr_utils models --data DIR")
         lines += ["", "What to fetch by hand, with DIR a folder of yours:"]

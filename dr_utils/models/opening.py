@@ -16,9 +16,9 @@ from torch import nn
 
 from dr_utils.checks import nearest_first, short, unknown
 from dr_utils.fetch import hub_within_reach
-from dr_utils.models import LAYER, POOL, Network, available, load_model, published, small_networks
+from dr_utils.models import Network, available, load_model, published, small_networks
 from dr_utils.models.backbone import Tapped, head_of
-from dr_utils.models.cards import ARCHIVES, PAPER, NetworkCard, shipped, to_input
+from dr_utils.models.cards import ARCHIVES, IMAGENET_MEAN, IMAGENET_STD, PAPER, NetworkCard, shipped, to_input
 from dr_utils.models.files import fit, read_weights, without_prefixes
 from dr_utils.store import AssetError
 
@@ -28,7 +28,6 @@ def open_model(
     *,
     checkpoint: str | Path | None = None,
     layer: str | None = None,
-    pool: str = "mean",
     mean: float | tuple[float, float, float] | None = None,
     std: float | tuple[float, float, float] | None = None,
     side: int | None = None,
@@ -38,30 +37,30 @@ def open_model(
 
     `model` is a name of `load_model`, of timm or of torchvision ("timm:NAME" and "torchvision:NAME" say which), or a
     module, of which a copy is kept. `checkpoint` is a file of weights for a named architecture of timm or torchvision,
-    with any number of classes or no head. `layer` and `pool` are those of `Tapped`. The network gets (image - mean) /
-    std, by default the architecture's own, or ImageNet's for a module; `side` is the one side in pixels that it takes.
-    Names and layers that do not exist raise ValueError, weights that cannot be had or do not fit AssetError.
+    with any number of classes or no head. `layer` is that of `Tapped`. `mean` and `std` are the architecture's own by
+    default, or ImageNet's for a module; `side` is the one side in pixels that it takes. Names and layers that do not
+    exist raise ValueError, weights that cannot be had or do not fit AssetError.
     """
     kind, name = kind_of(model, checkpoint)
     given = {key: value for key, value in {"mean": mean, "std": std}.items() if value is not None}
     if kind in ("suite", "timm") and checkpoint is None:
-        if layer is not None:
-            name += LAYER + layer + ("" if pool == "mean" else POOL + pool)
-        network = load_model(name, pretrained=pretrained)
+        network = load_model(name if layer is None else f"{name}@{layer}", pretrained=pretrained)
         network.card = replace(network.card, side=side or network.card.side)
         network.preprocessing = to_input(**network.preprocessing | given)
         return network
     if kind == "module":
-        network = _open_module(name, model, side or 224)
+        with torch.no_grad():  # a TorchScript module would copy its weights as results of a computation
+            module = copy.deepcopy(model).cpu()
+        network = _whole(module, _card(name, f"an nn.Module of class {name}"), side or 224)
     elif kind == "torchvision":
         network = _open_torchvision(name, checkpoint, pretrained)
     else:
         import timm
 
         create = partial(timm.create_model, name, pretrained=False)
-        module, _, source = _with_weights(create, checkpoint, f"timm's {name}")
+        module, source = _with_weights(create, checkpoint, f"timm's {name}")
         network = _of_timm(module, _card(name, source))
-    tapped = network.load(layer, pool)
+    tapped = network.load(layer)
     features = tapped.probe(side or network.side)
     network.preprocessing = to_input(**network.preprocessing | given)
     numbers = ", ".join(f"{key} {', '.join(f'{v:.4g}' for v in network.preprocessing[key])}" for key in ("mean", "std"))
@@ -70,7 +69,7 @@ def open_model(
         width=features.shape[1], side=side, source=f"{network.card.source}; features: {tapped.where}; {numbers}",
     )  # fmt: skip
     structure = _behaviour(tapped.module, features) if kind == "module" else f"{kind} {name}"
-    network.load, network.structure = lambda: tapped, f"{structure}; {tapped.where}; {pool}"
+    network.load, network.structure = lambda: tapped, f"{structure}; {tapped.where}; {tapped.pool}"
     return network
 
 
@@ -104,25 +103,22 @@ def _card(name: str, source: str, **facts) -> NetworkCard:
     return NetworkCard(name=name, title=name, family=family, source=source, **(usual | facts))
 
 
-def _open_module(name: str, module: nn.Module, side: int) -> Network:
-    with torch.no_grad():  # a TorchScript module would copy its weights as results of a computation
-        module = copy.deepcopy(module).cpu().eval()
-    card = _card(name, f"an nn.Module of class {name}")
-    return Network(card, partial(Tapped, module, head_of(module, side), name=name), card.preprocessing())
+def _whole(module: nn.Module, card: NetworkCard, side: int, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> Network:
+    """A module read before the last layer that it calls, where that is linear."""
+    load = partial(Tapped, module, head_of(module.eval(), side), name=card.name)
+    return Network(card, load, to_input(mean, std), side=side)
 
 
 def _behaviour(module: nn.Module, features: torch.Tensor) -> str:
-    """Tell your module from another of the same weights, by its parts and by what it computes.
-
-    Six projections to three digits: the same whatever the number of threads, another once the forward pass changed.
-    """
+    """Tell your module from another of the same weights, by its parts and by what it computes."""
+    # Six projections to three digits: the same whatever the number of threads, another once the forward pass changed.
     directions = np.random.default_rng(0).standard_normal((6, features.numel()))
     parts = re.sub(r" at 0x[0-9a-f]+", "", repr(module))
     return f"{parts} {[f'{v:.2e}' for v in directions @ features.double().flatten().numpy()]}"
 
 
-def _with_weights(create, checkpoint: str | Path, name: str) -> tuple[nn.Module, str, str]:
-    """Build an architecture with a checkpoint's weights and classes; return it, its head, and the card's source."""
+def _with_weights(create, checkpoint: str | Path, name: str) -> tuple[nn.Module, str]:
+    """Build an architecture with a checkpoint's weights and classes; return it, and the card's source."""
     path = Path(checkpoint).expanduser()
     state = without_prefixes(read_weights(path))
     module = create()
@@ -135,7 +131,7 @@ def _with_weights(create, checkpoint: str | Path, name: str) -> tuple[nn.Module,
         module.set_submodule(head, nn.Identity())
         said = "no head"
     fit(module, state, name, path.name, "name the architecture that it was saved from")
-    return module, head, f"{name}, weights of {path.name} ({said})"
+    return module, f"{name}, weights of {path.name} ({said})"
 
 
 def _last_layer(module: nn.Module) -> str:
@@ -150,7 +146,7 @@ def _open_torchvision(name: str, checkpoint: str | Path | None, pretrained: bool
 
     weights, facts = get_model_weights(name).DEFAULT, {}
     if checkpoint is not None:
-        module, head, source = _with_weights(partial(get_model, name), checkpoint, f"torchvision's {name}")
+        module, source = _with_weights(partial(get_model, name), checkpoint, f"torchvision's {name}")
     else:
         try:
             module = get_model(name, weights=weights if pretrained else None, progress=False)
@@ -159,16 +155,13 @@ def _open_torchvision(name: str, checkpoint: str | Path | None, pretrained: bool
                 f"the weights of torchvision's {name} cannot be fetched ({short(error)}); download {weights.url} "
                 "elsewhere and give it as checkpoint=..."
             ) from error
-        head, source = _last_layer(module), f"torchvision, {weights if pretrained else 'random weights'}"
+        source = f"torchvision, {weights if pretrained else 'random weights'}"
         facts = {"training": "standard", "upstream": "imagenet1k"} if pretrained else {}
-    # SqueezeNet ends in a convolution: no linear layer to read the input of.
-    head = head if isinstance(module.get_submodule(head), nn.Linear) else None
     made_for = weights.transforms()
-    load, preprocessing = partial(Tapped, module, head, name=name), to_input(made_for.mean, made_for.std)
-    return Network(_card(name, source, **facts), load, preprocessing, side=made_for.crop_size[0])
+    return _whole(module, _card(name, source, **facts), made_for.crop_size[0], made_for.mean, made_for.std)
 
 
-def open_named(name: str, pretrained: bool, layer: str | None, pool: str) -> Tapped:
+def open_named(name: str, pretrained: bool, layer: str | None) -> Tapped:
     """Open a network of the suite or of the paper, read at a layer; AssetError if its weights cannot be had."""
     if card := shipped().get(name):
         recipe = SimpleNamespace(**card.recipe)
@@ -180,7 +173,7 @@ def open_named(name: str, pretrained: bool, layer: str | None, pool: str) -> Tap
         module, head = published.build(card)
         if pretrained:
             published.load(module, card)
-    return Tapped(module, head, layer, pool, name)
+    return Tapped(module, head, layer, name)
 
 
 def open_timm(name: str, *, pretrained: bool = True) -> Network:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -26,9 +27,7 @@ def build(card: PublishedCard) -> tuple[nn.Module, str]:
     if card.layout in ("timm", "augreg", "lite"):
         import timm
 
-        # The files of the AugReg bucket have ImageNet-1k heads; those of the hub have what timm's configuration says.
-        classes = {"num_classes": N_CLASSES} if card.layout == "augreg" else {}
-        module = timm.create_model(card.architecture, pretrained=False, **classes)
+        module = timm.create_model(card.architecture, pretrained=False)
         return module, module.pretrained_cfg["classifier"]
     from torchvision import models
 
@@ -46,10 +45,7 @@ def build(card: PublishedCard) -> tuple[nn.Module, str]:
 
 
 def _as_the_release_has_it(resnet: nn.Module, card: PublishedCard) -> None:
-    """As in github.com/RAIVNLab/MRL (Kusupati et al. 2022), which trains as github.com/libffcv/ffcv-imagenet does.
-
-    Every convolution of stride 2 with 16 input channels or more has a fixed blur before it (Zhang 2019).
-    """
+    """As github.com/RAIVNLab/MRL has it: a fixed blur before convolutions of stride 2, 16 channels up (Zhang 2019)."""
     for name, part in list(resnet.named_modules()):
         if isinstance(part, nn.Conv2d) and max(part.stride) > 1 and part.in_channels >= 16:
             resnet.set_submodule(name, BlurredConv(part))
@@ -84,7 +80,7 @@ class NestedLinear(nn.ModuleDict):
 def load(module: nn.Module, card: PublishedCard) -> None:
     """Give a module the published weights; AssetError if they cannot be had, or are not those published."""
     if card.name in ARCHIVES:
-        fit(module, _converted(module, card), card.name, card.file, RELEASES)
+        _load_archive(module, card)
         return
     path = weights_file(card)
     advice = f"get the published {card.file}" + (f" ({card.address})" if card.address else "")
@@ -96,10 +92,8 @@ def load(module: nn.Module, card: PublishedCard) -> None:
 
 
 def _fill_augreg(vit: nn.Module, path: Path, arrays: State, advice: str) -> None:
-    """Let timm read a file of Steiner et al. (2022); it passes over what it does not know, so all numbers are counted.
-
-    A file saved in the midst of training has the optimizer's state beside the weights.
-    """
+    """Let timm read a file of Steiner et al. (2022). It passes over what it does not know, so numbers are counted."""
+    # A file saved in the midst of training has the optimizer's state beside the weights.
     found = sum(array.numel() for key, array in arrays.items() if not key.startswith("opt/state/"))
     expected = sum(parameter.numel() for parameter in vit.parameters())
     try:
@@ -110,17 +104,16 @@ def _fill_augreg(vit: nn.Module, path: Path, arrays: State, advice: str) -> None
         raise AssetError(f"{path.name} does not hold the {expected:,} weights ({short(error)}); {advice}.") from error
 
 
-def _converted(module: nn.Module, card: PublishedCard) -> State:
-    """The weights of an archive in the names of a module, checked by their hash."""
-    archive = fetch.fetch(card.archive)
+def _load_archive(module: nn.Module, card: PublishedCard) -> None:
+    members = fetch.read_members(fetch.fetch(card.archive))
     if card.layout == "keras":
-        state = read_layers_model(fetch.read_members(archive), card.member)
+        state = read_layers_model(members, card.member)
     else:
-        state = read_weights(BytesIO(fetch.read_members(archive, [card.member])[card.member]), card.member)
+        state = read_weights(BytesIO(members[card.member]), card.member)
     state = read_layout(card, state, module)
     if (found := weight_hash(state)) != card.weight_hash:
         raise AssetError(f"{card.name}: its weights have SHA-256 {found}, expected {card.weight_hash}; {RELEASES}.")
-    return state
+    fit(module, state, card.name, card.file, RELEASES)
 
 
 def read_layout(card: PublishedCard, state: State, module: nn.Module) -> State:
@@ -144,16 +137,14 @@ def read_layout(card: PublishedCard, state: State, module: nn.Module) -> State:
 
 def _keras(weights: State, module: nn.Module) -> State:
     """Keras' names: stages are numbered from 2, blocks are letters, and so are the branches in them."""
-    names = [("conv1", "bn1", "conv1", "bn_conv1")]
-    for stage in range(1, 5):
-        for block, _ in enumerate(module.get_submodule(f"layer{stage}")):
-            ours, theirs = f"layer{stage}.{block}", f"{stage + 1}{'abcdef'[block]}_branch"
-            for i, branch in enumerate("abc", start=1):
-                names.append((f"{ours}.conv{i}", f"{ours}.bn{i}", f"res{theirs}2{branch}", f"bn{theirs}2{branch}"))
-            if block == 0:
-                names.append((f"{ours}.downsample.0", f"{ours}.downsample.1", f"res{theirs}1", f"bn{theirs}1"))
     state = {"fc.weight": weights["fc1000/kernel"].T, "fc.bias": weights["fc1000/bias"]}
-    for conv, norm, keras_conv, keras_norm in names:
+    for conv in (name for name, part in module.named_modules() if isinstance(part, nn.Conv2d)):
+        norm = conv.replace("conv", "bn").replace("downsample.0", "downsample.1")
+        keras_conv, keras_norm = "conv1", "bn_conv1"
+        if conv != "conv1":  # layer1.0.conv2 or layer1.0.downsample.0
+            stage, block, branch = map(int, re.findall(r"\d", conv))
+            place = f"{stage + 1}{'abcdef'[block]}_branch{('1', '2a', '2b', '2c')[branch]}"
+            keras_conv, keras_norm = f"res{place}", f"bn{place}"
         state[f"{conv}.weight"] = weights[f"{keras_conv}/kernel"].permute(3, 2, 0, 1)
         state[f"{norm}.weight"] = weights[f"{keras_norm}/gamma"]
         state[f"{norm}.bias"] = weights[f"{keras_norm}/beta"]

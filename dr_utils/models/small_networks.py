@@ -42,10 +42,8 @@ class SmallNetwork(nn.Module):
 
 
 def build(recipe) -> SmallNetwork:
-    """Build the network of a recipe (of `dr_utils.zoo`, or of a card) with its seed's first weights.
-
-    The trunk's are drawn before the heads', so that networks of one trunk and seed start from the same trunk.
-    """
+    """Build the network of a recipe (of `dr_utils.zoo`, or of a card) with its seed's first weights."""
+    # The trunk's are drawn before the heads', so that networks of one trunk and seed start from the same trunk.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         trunk = _TRUNKS[recipe.family](recipe)
@@ -66,20 +64,14 @@ def load_weights(name: str, folder: Path | str = WEIGHTS) -> tuple[SmallNetwork,
 
 
 def _keep_first(trunk: nn.Sequential, k: int) -> None:
-    """Leave out the features that a narrow last layer does not read, all but the first `k`.
-
-    They would get no gradient and change no other: neurons of the last convolution do not see each other.
-    """
+    """Leave out all features but the first `k`: what a narrow last layer does not read gets no gradient."""
     conv = trunk[-5]
     conv.out_channels, conv.weight = k, nn.Parameter(conv.weight.detach()[:k].clone())
     trunk[-4] = nn.BatchNorm2d(k)
 
 
 def _resnet(recipe) -> nn.Module:
-    """A thin first convolution, a BasicBlock per stage, each at half the resolution, a 1 x 1 convolution, and the mean.
-
-    A block at 32 x 32 pixels would take more time on a CPU than all others together.
-    """
+    """A thin first convolution, a BasicBlock at half the resolution per stage, a 1 x 1 convolution, and the mean."""
     from torchvision.models.resnet import BasicBlock
 
     def stage(before: int, channels: int) -> nn.Module:
@@ -98,10 +90,7 @@ def _resnet(recipe) -> nn.Module:
 
 
 def _vgg(recipe) -> nn.Module:
-    """As VGG16, with one convolution at the first and last resolution and two in between, and two hidden linear layers.
-
-    Batch normalisation takes the place of dropout, so that training draws no random numbers of its own.
-    """
+    """As VGG16, with fewer convolutions, and batch normalisation for dropout, so that training draws no numbers."""
     from torchvision.models.vgg import make_layers
 
     first, *middle, last = recipe.widths

@@ -1,7 +1,4 @@
-"""Counterparts of the paper's networks, trained on Tiny-ImageNet: ``python -m dr_utils train all --data DIR``.
-
-Their weights are part of `dr_utils.models`; `recipes.yaml` says how each is built and trained.
-"""
+"""The small networks' recipes (recipes.yaml) and training: ``python -m dr_utils train all --data DIR``."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Attacks in the l2 ball, and accuracy under them.
-
-Sources: Madry et al., Towards deep learning models resistant to adversarial attacks, ICLR 2018; Wong, Rice and Kolter,
-Fast is better than free: revisiting adversarial training, ICLR 2020.
-"""
+"""Attacks in the l2 ball (Madry et al., ICLR 2018; Wong, Rice and Kolter, ICLR 2020), and accuracy under them."""
 
 from __future__ import annotations
 
@@ -60,10 +56,7 @@ def pgd(
 
 @torch.no_grad()
 def evaluate(network: SmallNetwork, images: ImageTask, *, radius: float, steps=EVALUATION_STEPS, device="auto") -> dict:
-    """Return "clean_accuracy" and "robust_accuracy" in [0, 1] on validation images, the second under PGD, in float32.
-
-    Only images that are right to begin with are attacked, so that an attack cannot put an image right.
-    """
+    """Return "clean_accuracy" and "robust_accuracy" in [0, 1] on validation images, the second under PGD."""
     device = pick_device(device)
     network = network.eval().to(device, memory_format=torch.channels_last)
     clean, robust, noise = 0, 0, torch.Generator(device).manual_seed(0)
@@ -73,7 +66,7 @@ def evaluate(network: SmallNetwork, images: ImageTask, *, radius: float, steps=E
         labels = torch.from_numpy(images.labels[start : start + EVALUATION_BATCH]).to(device)
         right = network(batch).argmax(1) == labels
         clean += int(right.sum())
-        if right.any():
+        if right.any():  # the others are not attacked, so that an attack cannot put an image right
             batch, labels = batch[right].contiguous(memory_format=torch.channels_last), labels[right]
             robust += int((network(pgd(network, batch, labels, **attack)).argmax(1) == labels).sum())
     return {"clean_accuracy": clean / len(images), "robust_accuracy": robust / len(images)}

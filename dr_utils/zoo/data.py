@@ -16,7 +16,6 @@ from dr_utils.datasets import ImageTask
 from dr_utils.datasets.decode import decode
 from dr_utils.models.cards import IMAGES_SIDE
 from dr_utils.progress import progress
-from dr_utils.store import AssetError, sha256_of
 from dr_utils.subsets import random_subsets
 from dr_utils.zoo import Recipe
 
@@ -32,8 +31,8 @@ def load_images(folder: str | Path, split: str, *, n_classes: int, limit: int | 
     """
     tar = Path(folder) / f"tiny_imagenet_{split}.tar"
     if not tar.is_file():
-        raise AssetError(f"{tar.name} is not in {tar.parent}; name the folder of Tiny-ImageNet's tar files.")
-    digest = sha256_of(tar)
+        raise store.AssetError(f"{tar.name} is not in {tar.parent}; name the folder of Tiny-ImageNet's tar files.")
+    digest = store.sha256_of(tar)
     key = store.key_of({"tiny-imagenet": digest, "split": split, "side": IMAGES_SIDE, "version": VERSION})
     if found := store.read("datasets", key):
         images, labels, classes = found.arrays["images"], found.arrays["labels"], found.about["classes"]
@@ -69,7 +68,7 @@ def _decode(tar: Path, split: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
         return np.stack(images), labels.astype(np.int64), classes.tolist()
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:  # ValueError: parts, decode and stack
         what = f"{tar.name} is damaged or not laid out as {split}/<wnid>/<name>.JPEG"
-        raise AssetError(f"{what} ({where}: {error}); fetch it again.") from error
+        raise store.AssetError(f"{what} ({where}: {error}); fetch it again.") from error
 
 
 def to_batch(pixels: torch.Tensor) -> torch.Tensor:
@@ -78,10 +77,7 @@ def to_batch(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def batches(pixels: torch.Tensor, recipe: Recipe, epoch: int, steps: int) -> Iterator[tuple]:
-    """Yield an epoch's batches, which follow from seed and epoch alone: images [B, 3, S, S], their places in `pixels`.
-
-    Each is a window up to 4 pixels off the centre; half of them are mirrored.
-    """
+    """Yield the batches of an epoch, shifted and mirrored by its number: images [B, 3, S, S], places in `pixels`."""
     n, generator = len(pixels), torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
     samples = round(n * recipe.repeats)
     # All images as often as it takes, each pass in an order of its own.

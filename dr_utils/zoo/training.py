@@ -91,15 +91,11 @@ def _matrix(weight: torch.Tensor) -> torch.Tensor:
 
 def _groups(pairs: list[tuple[nn.Parameter, bool]], decay: float) -> list[dict]:
     """Make the group of the parameters that decay, and that of the others."""
-    groups = {yes: [parameter for parameter, decays in pairs if decays == yes] for yes in (True, False)}
-    return [{"params": group, "weight_decay": yes * decay} for yes, group in groups.items()]
+    return [{"params": [p for p, d in pairs if d == yes], "weight_decay": yes * decay} for yes in (True, False)]
 
 
 class Training:
-    """A network in training on `images`: if it is interrupted, it ends with the same weights on the same hardware.
-
-    Precision "bfloat16" is autocast; "auto" takes it on CUDA devices that compute in it, float32 elsewhere.
-    """
+    """A network in training on `images`: if it is interrupted, it ends with the same weights on the same hardware."""
 
     def __init__(self, recipe: Recipe, images: ImageTask, *, device: str = "auto", precision: str = "auto"):
         self.recipe, self.images, self.device = recipe, images, pick_device(device)
@@ -229,11 +225,7 @@ def train_networks(
     names: Iterable[str], data: Path | str, out: Path = WEIGHTS, *, limit: int | None = None, device: str = "auto",
     precision: str = "auto", **changes,
 ) -> None:  # fmt: skip
-    """Train, measure and store networks in the folder `out`; those that are trained already are kept.
-
-    `data` is the folder of Tiny-ImageNet's tar files, `limit` the number of images of each split, `changes` are fields
-    of the recipes.
-    """
+    """Train, measure and store networks that `out` lacks; `limit` is of each split, `changes` are of the recipes."""
     recipes = [replace(RECIPES[name], **changes) for name in names]
     try:
         out.mkdir(parents=True, exist_ok=True)

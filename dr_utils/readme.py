@@ -53,10 +53,8 @@ def counts(claims: pd.DataFrame) -> str:
 
 def renew(results: Path = SHIPPED, readme: Path = CHECKOUT / "README.md") -> None:
     """Write the claims table of a finished run between README's markers."""
-    path, text = results / "tables" / "claims.csv", readme.read_text(encoding="utf-8")
-    if not path.is_file():
-        raise ValueError(f"there is no {path}; run ./run_all.sh --profile {results.name} first.")
-    claims = pd.read_csv(path, keep_default_na=False)
+    claims = pd.read_csv(results / "tables" / "claims.csv", keep_default_na=False)
     block = f"{counts(claims)}\n\n{claims_table(claims)}\n"
+    text = MARKED.sub(lambda found: found[1] + block + found[2], readme.read_text(encoding="utf-8"))
     with atomic_path(readme) as part:
-        part.write_text(MARKED.sub(lambda found: found[1] + block + found[2], text), encoding="utf-8")
+        part.write_text(text, encoding="utf-8")

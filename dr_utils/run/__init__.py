@@ -102,18 +102,16 @@ def beside_shipped(folder: Path, shipped: Path = SHIPPED / "tables") -> str:
     """Say how a run's tables compare with those that come with the suite; "" where they have nothing in common."""
     if folder.resolve() == shipped or not all(table_path(f, "redundancy").is_file() for f in (folder, shipped)):
         return ""
-    keys, found = ["model", "dataset", "solver", "features"], []
-    for tables in (folder, shipped):
-        rows = read_tables(tables, ["redundancy"])["redundancy"].query("task == 'probe' and rule == 'crossing'")
-        found.append(rows[(rows["delta"] - 0.9).abs() < 1e-6])
-    both = found[0].merge(found[1], on=keys, suffixes=("", "_shipped"))
+    ours, theirs = (read_tables(tables, ["redundancy", "claims"]) for tables in (folder, shipped))
+    suffixes, keys = ("", "_shipped"), ["model", "dataset", "solver", "features"]
+    compared = "task == 'probe' and rule == 'crossing' and 0.899999 < delta < 0.900001"
+    both = ours["redundancy"].query(compared).merge(theirs["redundancy"].query(compared), on=keys, suffixes=suffixes)
     if both.empty:
         return ""
     gap = both["dr"] - both["dr_shipped"]
     inside = both["dr_shipped"].between(both["low"], both["high"]).sum()
-    claims = (read_tables(tables, ["claims"])["claims"].set_index("claim")["verdict"] for tables in (folder, shipped))
-    verdicts = pd.concat(claims, axis=1, join="inner", keys=["ours", "theirs"]).query("ours != theirs")
-    other = [f"{name} ({row.ours}, there {row.theirs})" for name, row in verdicts.iterrows()]
+    verdicts = ours["claims"].merge(theirs["claims"], on="claim", suffixes=suffixes).query("verdict != verdict_shipped")
+    other = [f"{row.claim} ({row.verdict}, there {row.verdict_shipped})" for row in verdicts.itertuples()]
     return (
         f"Beside {shipped.parent}, which came with the suite: DR(0.9) of {len(both)} curves differs by "
         f"{gap.mean():+.3f} on average and {gap.abs().max():.3f} at most, and is in this run's interval for {inside}. "

@@ -1,7 +1,4 @@
-"""The numbered notebooks of a profile: found, executed two at a time, kept if nothing they depend on changed.
-
-papermill and what it needs are imported where a notebook is executed: they take seconds, and a second run needs none.
-"""
+"""The numbered notebooks of a profile: found, executed two at a time, kept if nothing they depend on changed."""
 
 from __future__ import annotations
 
@@ -83,6 +80,7 @@ class Execution:
 
     def run(self, parameters: Mapping[str, object]) -> None:
         """Execute all cells, or stop at the first error. In the main thread, nbclient would take over Ctrl-C."""
+        # These imports take seconds, and a second run needs none.
         from jupyter_client.kernelspec import KernelSpec
         from jupyter_client.manager import AsyncKernelManager
         from nbclient.exceptions import DeadKernelError
@@ -142,13 +140,11 @@ def find_notebooks(folder: Path = NOTEBOOKS, only: Sequence[str] = ()) -> list[P
     found = sorted(path for path in Path(folder).glob("*.ipynb") if re.match(r"\d\d_", path.name))
     if not found:
         raise ValueError(f"no numbered notebooks (NN_name.ipynb) in {folder}.")
-    chosen = set()
-    for name in only:
-        matching = {path for path in found if name.zfill(2) in (path.name[:2], path.stem, path.name)}
-        if not matching:
-            raise unknown("notebook", name, [path.stem for path in found])
-        chosen |= matching
-    return [path for path in found if path in chosen or not only]
+    chosen = {name.zfill(2) for name in only}
+    names = {path: {path.name[:2], path.stem, path.name} for path in found}
+    for name in sorted(chosen.difference(*names.values())):
+        raise unknown("notebook", name, [path.stem for path in found])
+    return [path for path in found if names[path] & chosen or not only]
 
 
 def names_in(notebook: Path) -> list[str]:
@@ -248,11 +244,15 @@ def _write(execution: Execution, key: str, run: Run) -> None:
     """Write an executed notebook, with what is noted of it; one that failed has another name, and no key."""
     import nbformat
 
-    path, error = execution.path, execution.error
+    path, error, made = execution.path, execution.error, []
+    for picture in sorted(run.folder.glob("figures/[!.]*.png")):  # each notes who drew it
+        with Image.open(picture) as image:
+            if image.info.get("Source") == path.name and picture.stat().st_mtime >= execution.started:
+                made += [f"figures/{picture.stem}.pdf", f"figures/{picture.name}"]
     target, failed = (run.folder / "notebooks" / f"{path.stem}{suffix}.ipynb" for suffix in ("", FAILED))
     execution.notebook.metadata.setdefault(DONE, {}).update(
         {"cell": execution.cell, "error": error} if error else {"key": key},
-        made=_made(execution, run),
+        made=made,
         seconds=round(execution.seconds, 1),
         device=run.device,
         hardware=hardware_name(run.device),
@@ -266,13 +266,3 @@ def _write(execution: Execution, key: str, run: Run) -> None:
     if not error:
         failed.unlink(missing_ok=True)
     execution.say(f"{execution.status} after {clock(execution.seconds)}, {failed if error else target}")
-
-
-def _made(execution: Execution, run: Run) -> list[str]:
-    """Return the figures that a notebook saved: a PNG notes who drew it."""
-    made = []
-    for path in sorted(run.folder.glob("figures/[!.]*.png")):
-        with Image.open(path) as image:
-            if image.info.get("Source") == execution.path.name and path.stat().st_mtime >= execution.started:
-                made += [f"figures/{path.stem}.pdf", f"figures/{path.name}"]
-    return made

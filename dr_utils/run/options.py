@@ -26,7 +26,6 @@ class Parser(argparse.ArgumentParser):
     """A parser that reports a wrong option in one line and exits with status 2."""
 
     def error(self, message: str) -> None:
-        """Print the message without the usage."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 

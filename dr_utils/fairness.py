@@ -11,14 +11,14 @@ def gini(values) -> float | np.ndarray:
     It is 0 when all are equal, all zero included, and (C - 1) / C when one class takes all. The paper averages each
     class's accuracy over seeds first. No classes, NaN, infinite and negative values raise ValueError.
 
-    >>> gini([0.8, 0.8, 0.8]), gini([0.0, 0.0, 0.9, 0.9])
-    (0.0, 0.5)
+    >>> print(gini([0.8, 0.8, 0.8]), gini([0.0, 0.0, 0.9, 0.9]))
+    0.0 0.5
     """
     values = np.sort(_checked(values), axis=-1)
     n, total = values.shape[-1], values.sum(axis=-1)
     # Over sorted values the sum of absolute differences is linear: rank i (from 1) counts 2i - C - 1 times.
     found = np.where(values[..., 0] == values[..., -1], 0.0, values @ (2 * np.arange(1, n + 1) - n - 1.0))
-    return _plain(found / np.where(total > 0, n * total, 1.0))
+    return found / np.where(total > 0, n * total, 1.0)
 
 
 def coefficient_of_variation(values) -> float | np.ndarray:
@@ -26,12 +26,12 @@ def coefficient_of_variation(values) -> float | np.ndarray:
 
     It is that of the population: 0 when all are equal, all zero included, and sqrt(C - 1) when one class takes all.
 
-    >>> round(coefficient_of_variation([0.2, 0.6]), 6)
+    >>> print(coefficient_of_variation([0.2, 0.6]).round(6))
     0.5
     """
     values = _checked(values)
     spread = np.where(values.min(axis=-1) == values.max(axis=-1), 0.0, values.std(axis=-1))
-    return _plain(spread / np.where(spread > 0, values.mean(axis=-1), 1.0))
+    return spread / np.where(spread > 0, values.mean(axis=-1), 1.0)
 
 
 def even_drop(full, mean) -> np.ndarray:
@@ -52,10 +52,6 @@ def even_drop(full, mean) -> np.ndarray:
         too_little = np.clip(full - loss, 0, 1).mean(axis=-1, keepdims=True) > mean
         low, high = np.where(too_little, loss, low), np.where(too_little, high, loss)
     return np.clip(full - (low + high) / 2, 0, 1)
-
-
-def _plain(found: np.ndarray) -> float | np.ndarray:
-    return float(found) if np.ndim(found) == 0 else found
 
 
 def _checked(values) -> np.ndarray:

@@ -60,20 +60,18 @@ def critical_fraction(fractions, performance, full, delta: float, *, rule: str =
 
 
 def diffused_redundancy_interval(
-    fractions, performance, full, delta: float, *, rule: str = "first", confidence: float = 0.95
+    fractions, performance, full, delta: float, *, rule: str = "first"
 ) -> tuple[float, float, float]:
-    """Return the diffused redundancy and the ends of its bootstrap interval over the seeds: dr, low, high.
+    """Return the diffused redundancy and the ends of its 95 % bootstrap interval over the seeds: dr, low, high.
 
     A seed drawn again brings its whole curve and, where `full` has one value per seed, its own full layer. The
-    interval holds the share `confidence`, in (0, 1), of the resamples, from percentile to percentile, and always the
-    estimate. All resamples of up to 6 seeds count with their probability; of more, 4,000 are drawn, the same ones each
-    time. With one seed, low and high are NaN. Arguments and errors are otherwise those of `diffused_redundancy`.
+    interval holds 95 % of the resamples, from percentile to percentile, and always the estimate. All resamples of up to
+    6 seeds count with their probability; of more, 4,000 are drawn, the same ones each time. With one seed, low and high
+    are NaN. Arguments and errors are those of `diffused_redundancy`.
 
     >>> diffused_redundancy_interval([0.1, 0.5, 1.0], [[0.7, 0.9], [0.9, 0.95], [1.0, 1.0]], 1.0, delta=0.9)
     (0.5, 0.5, 0.9)
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), for instance 0.95; got {confidence!r}.")
     dr = diffused_redundancy(fractions, performance, full, delta, rule=rule)
     fractions, performance, full, delta = _checked(fractions, performance, full, delta, rule)
     n_seeds = performance.shape[1]
@@ -86,9 +84,8 @@ def diffused_redundancy_interval(
     drawn = critical_fractions(fractions, performance @ weights.T / whole, delta, rule)
     order = np.argsort(-drawn, kind="stable")  # falling fraction is rising redundancy
     reached = np.cumsum(probability[order]) / probability.sum()
-    tail = (1 - confidence) / 2
-    # The last cumulative sum may fall short of 1 by rounding; the tolerance keeps the index inside.
-    low, high = (_redundancy(drawn[order[np.searchsorted(reached, level - TOLERANCE)]]) for level in (tail, 1 - tail))
+    # A cumulative sum may miss its level by rounding.
+    low, high = (_redundancy(drawn[order[np.searchsorted(reached, level - TOLERANCE)]]) for level in (0.025, 0.975))
     return dr, min(low, dr), max(high, dr)
 
 

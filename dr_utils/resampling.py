@@ -13,28 +13,15 @@ GROUPS = 20
 
 
 def resampled_accuracy(correct, y, n_classes: int, *, of_seeds: bool = True) -> np.ndarray:
-    """Return per-class accuracies [`DRAWS`, C] of resampled seeds and test images.
+    """Return per-class accuracies [`DRAWS`, C] of resampled seeds and test images; NaN for a class without images.
+
+    `correct` [S, n] says of each seed's probe which images of classes `y` [n] it gets right. Seeds are not drawn
+    (`of_seeds`) where they number all the subsets that there are.
 
     Draw b is of the same images and seeds whatever the network, so that differences between networks, fractions and
     selections are paired. Images are drawn with replacement within their class. Of S seeds S - 1 are drawn, which
     makes the variance of a mean over seeds unbiased (Rao & Wu 1988). Drawing both at once counts the noise that belongs
     to neither alone about three times (Owen 2007): intervals are rather too wide than too narrow.
-
-    Parameters
-    ----------
-    correct : bool array of shape [S, n]
-        Whether the probe of each seed classifies each test image correctly.
-    y : int array of shape [n]
-        Class indices below `n_classes`; of a class without images the accuracy is NaN.
-    of_seeds : bool
-        Whether seeds are drawn too; not where they list all subsets that there are.
-
-    Examples
-    --------
-    >>> correct = np.random.default_rng(0).random((5, 900)) < 0.8
-    >>> draws = resampled_accuracy(correct, np.arange(900) % 3, 3)
-    >>> draws.shape, bool(abs(draws.mean() - correct.mean()) < 0.01)
-    ((200, 3), True)
     """
     correct, y = np.asarray(correct), np.asarray(y)
     n_seeds = len(correct)

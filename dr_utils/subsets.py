@@ -19,13 +19,6 @@ MOST_SUBSETS = 255  # all those of 8 neurons
 ROUNDING = 1e-12
 
 
-def check_selection(name: str) -> str:
-    """Return `name` if it is one of `SELECTIONS`, else raise ValueError."""
-    if name not in SELECTIONS:
-        raise unknown("selection", name, SELECTIONS)
-    return name
-
-
 def n_neurons(width: int, fraction: float) -> int:
     """Return how many of `width` neurons a fraction in (0, 1] keeps: ``max(1, floor(fraction * width))``, exactly.
 
@@ -127,35 +120,21 @@ def fit_projection(kind: str, x_train, *, seed: int = 0) -> Projection:
         raise unknown("projection", kind, PROJECTIONS)
     x_train = np.asarray(x_train, dtype=np.float64)
     check_features(x_train, name="train features")
+    n, width = x_train.shape
     if kind.startswith("pca"):
-        return _fit_pca(kind, x_train)
+        if n < 2:
+            raise ValueError("PCA needs at least 2 train samples; got 1.")
+        from sklearn.decomposition import PCA
+
+        k = min(n - 1, width)
+        # Signs are scikit-learn's too: each component's largest entry is positive.
+        mean = x_train.mean(axis=0)
+        fitted = PCA(k, svd_solver="covariance_eigh" if n > width else "full").fit(x_train - mean)
+        components = fitted.components_[:: -1 if kind == "pca_least" else 1]
+        note = "" if k == width else f"{n} train samples span {k} of {width} components"
+        return Projection(np.ascontiguousarray(components.T), mean, note)
     import torch
 
-    width = x_train.shape[1]
     draw = torch.randn if kind == "projection_gaussian" else torch.rand
     matrix = draw(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return Projection((matrix / matrix.norm(dim=0)).numpy(), np.zeros(width))
-
-
-def _fit_pca(kind: str, x: np.ndarray) -> Projection:
-    n, width = x.shape
-    if n < 2:
-        raise ValueError("PCA needs at least 2 train samples; got 1.")
-    mean = x.mean(axis=0)
-    centred = x - mean
-    if n > width:
-        directions = np.linalg.eigh(centred.T @ centred)[1]
-    else:
-        # With an orthonormal basis of the samples' span the eigenproblem is n x n, and the components stay
-        # orthonormal even where the variance is zero; dividing X'u by small singular values would not.
-        basis, coordinates = np.linalg.qr(centred.T)
-        directions = basis @ np.linalg.eigh(coordinates @ coordinates.T)[1]
-    k = min(n - 1, width)
-    directions = directions[:, ::-1][:, :k]
-    # Eigenvectors have no sign of their own: make each one's largest entry positive.
-    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=0, keepdims=True), axis=0)
-    directions = directions * np.where(largest < 0, -1.0, 1.0)
-    if kind == "pca_least":
-        directions = directions[:, ::-1]
-    note = "" if k == width else f"{n} train samples span {k} of {width} components"
-    return Projection(np.ascontiguousarray(directions), mean, note)

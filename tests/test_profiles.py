@@ -119,7 +119,7 @@ MISTAKES = {
     "delta": (lambda c: c.update(deltas=[0.9, 1.2]), "deltas.1: delta must lie in (0, 1] "),
     "selection": (
         lambda c: c["selections"].append({"selection": "randm"}),
-        "selections.3.selection: unknown selection 'randm'; known, nearest first: random, ",
+        "selections.3.selection: expected 'random', 'first', 'every', 'pca', ",
     ),
     "names": (lambda c: c["selections"][1].update(tasks="some"), 'selections.1.tasks: expected "all" or a list'),
     "no random": (lambda c: c["selections"].pop(0), "selections must hold {selection: random}"),

@@ -84,10 +84,7 @@ def test_width_and_seed_are_checked():
         subsets.random_subsets(10, 0.5, [1.5])
 
 
-def test_unknown_selection_lists_the_known_ones_nearest_first():
-    assert subsets.check_selection("pca_least") == "pca_least"
-    with pytest.raises(ValueError, match=r"unknown selection 'randon'; known, nearest first: random,"):
-        subsets.check_selection("randon")
+def test_unknown_projection_lists_the_known_ones_nearest_first():
     with pytest.raises(ValueError, match=r"unknown projection 'pca_lest'; known, nearest first: pca_least,"):
         subsets.fit_projection("pca_lest", np.eye(4))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg import cholesky, solve_triangular
 
 from dr_utils.checks import check_features, check_labels, check_subset
 
@@ -162,31 +162,34 @@ def fit_probes(
     return _scored(weights, bias, subsets, x_test, y_test, device)
 
 
-def fit_ridge(x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *, alpha: float = 1.0) -> ProbeResult:
+def fit_ridge(
+    x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *, alpha: float | Sequence[float] = 1.0
+) -> ProbeResult:
     """Fit one ridge probe per subset of neurons, in closed form.
 
     Minimises ``||Y - X W' - b||^2 + alpha ||W||^2`` in float64 with Y one-hot and b not penalised, which is
     scikit-learn's `Ridge(alpha)`; a sample is given the class of its largest output. `alpha`, above 0, is in squared
-    units of the features. Other arguments and errors are those of `fit_probes`.
+    units of the features, one for all subsets or one each. Other arguments and errors are those of `fit_probes`.
 
     >>> x, y = np.array([[0.0, 1.0], [1.0, 1.0], [4.0, 1.0], [5.0, 0.0]]), np.array([0, 0, 1, 1])
     >>> fit_ridge(x, y, x, y, subsets=[[0, 1], [1]]).accuracy
     array([1.  , 0.75])
     """
     x_train, y_train, x_test, y_test, subsets, n_classes = _checked(x_train, y_train, x_test, y_test, subsets)
-    if not alpha > 0:
+    alphas = np.broadcast_to(alpha, len(subsets))
+    if not (alphas > 0).all():
         raise ValueError(f"alpha must be above 0, so that the Gram matrix can be factorised; got {alpha}.")
     mean, targets = x_train.mean(axis=0, dtype=np.float64), np.eye(n_classes)[y_train]
     centre = targets.mean(axis=0)
     weights: list[np.ndarray] = [np.empty(0)] * len(subsets)
     bias = np.empty((len(subsets), n_classes))
-    columns, grams = np.empty(0), {}
+    columns, penalty, grams = np.empty(0), None, {}
     # In falling lexicographic order a subset is followed by its prefixes, and one factorisation serves all of them:
     # the factor of a leading block of a matrix is the leading block of its factor.
-    for probe in sorted(range(len(subsets)), key=lambda p: subsets[p].tolist(), reverse=True):
+    for probe in sorted(range(len(subsets)), key=lambda p: (alphas[p], subsets[p].tolist()), reverse=True):
         subset, k = subsets[probe], len(subsets[probe])
-        if not np.array_equal(columns[:k], subset):
-            columns = subset
+        if penalty != alphas[probe] or not np.array_equal(columns[:k], subset):
+            columns, penalty = subset, alphas[probe]
             ordered, rank = np.unique(subset, return_inverse=True)
             # The permutations of different seeds run over the same neurons: one Gram matrix serves them all.
             if ordered.tobytes() not in grams:
@@ -194,7 +197,7 @@ def fit_ridge(x_train, y_train, x_test, y_test, subsets: Sequence[np.ndarray], *
                 grams[ordered.tobytes()] = part.T @ part, part.T @ (targets - centre)
             gram, cross = grams[ordered.tobytes()]
             block = gram[np.ix_(rank, rank)]
-            block.flat[:: k + 1] += alpha
+            block.flat[:: k + 1] += penalty
             factor = cholesky(block, lower=True, overwrite_a=True, check_finite=False)
             half = solve_triangular(factor, cross[rank], lower=True, check_finite=False)
         weight = solve_triangular(factor[:k, :k], half[:k], lower=True, trans=1, check_finite=False).T
@@ -214,20 +217,13 @@ def choose_alpha(x_train, y_train) -> float:
     by_class = [order[y_train[order] == c] for c in range(n_classes)]
     held = np.concatenate([own[: int(0.2 * len(own))] for own in by_class])
     fitted = np.setdiff1d(order, held)
-    x, targets = x_train.astype(np.float64), np.eye(n_classes)[y_train]
-    centre = targets[fitted].mean(axis=0)
-    x, targets = x - x[fitted].mean(axis=0), targets - centre
-    gram, cross = x[fitted].T @ x[fitted], x[fitted].T @ targets[fitted]
-    scale = float(gram.diagonal().mean())
+    scale = len(fitted) * float(x_train[fitted].var(axis=0, dtype=np.float64).mean())
     if not len(held):
         return scale
-    scores = {}
-    for relative in (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2):
-        block = gram.copy()
-        block.flat[:: len(gram) + 1] += relative * scale
-        weight = cho_solve((cholesky(block, lower=True, overwrite_a=True), True), cross)
-        scores[relative * scale] = ((x[held] @ weight + centre).argmax(axis=1) == y_train[held]).mean()
-    return max(scores, key=lambda alpha: (scores[alpha], alpha))
+    alphas, whole = [scale * 10.0**e for e in range(-3, 3)], range(x_train.shape[1])
+    given = (x_train[fitted], y_train[fitted], x_train[held], y_train[held])
+    accuracy = fit_ridge(*given, [whole] * len(alphas), alpha=alphas).accuracy
+    return max(zip(accuracy, alphas, strict=True))[1]
 
 
 def _checked(x_train, y_train, x_test, y_test, subsets):

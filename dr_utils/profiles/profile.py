@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator, model_validator
 
 from dr_utils.checks import check_delta, check_fraction, unknown
 from dr_utils.store import key_of
-from dr_utils.subsets import check_selection
+from dr_utils.subsets import SELECTIONS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # The defaults are the paper's: the points of its ResNet50 curves, its seeds, the range of its figures.
@@ -20,27 +20,20 @@ DELTAS = [round(0.75 + 0.01 * i, 2) for i in range(26)]
 PUBLISHED_PROBE = {"weight_decay": 5e-4, "held_out": 0.1}
 
 
-def _all_or_names(value: Any) -> Any:
-    if value == "all" or (isinstance(value, list) and value and all(isinstance(name, str) for name in value)):
-        return value
-    raise ValueError(f'expected "all" or a list of names; got {value!r}.')
+def _told(expected: str) -> WrapValidator:
+    """Return what says in one line what a type of several kinds expects; pydantic's own errors have a line for each."""
+
+    def check(value: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            return validate(value)
+        except ValueError:
+            raise ValueError(f"expected {expected}; got {value!r}.") from None
+
+    return WrapValidator(check)
 
 
 def _named(name: str, names: list[str] | str) -> bool:
     return names == "all" or name in names
-
-
-def _auto_or_positive(value: Any) -> Any:
-    if value == "auto" or (type(value) in (int, float) and value > 0):
-        return value if value == "auto" else float(value)
-    raise ValueError(f"expected a number above 0, or 'auto'; got {value!r}.")
-
-
-def _augmentation(value: Any) -> Any:
-    views = value.get("views") if isinstance(value, Mapping) and len(value) == 1 else 0
-    if value in ("none", "fresh") or (type(views) is int and views > 0):
-        return value
-    raise ValueError(f"expected 'none', 'fresh' or {{views: K}}, K a whole number of passes; got {value!r}.")
 
 
 def _distinct(values: list) -> list:
@@ -64,13 +57,16 @@ def _tasks(value: Any) -> Any:
 
 
 Some, Distinct, Ascending = Field(min_length=1), AfterValidator(_distinct), AfterValidator(lambda v: sorted(set(v)))
-Names = Annotated[list[str] | str, PlainValidator(_all_or_names)]
-Augmentation = Annotated[str | dict[str, int], PlainValidator(_augmentation)]
+Names = Annotated[Literal["all"] | Annotated[list[str], Some], _told('"all" or a list of names')]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Views = Annotated[dict[Literal["views"], Count], Some]
+Augmentation = Annotated[
+    Literal["none", "fresh"] | Views, _told("'none', 'fresh' or {views: K}, K a whole number of passes")
+]
 Fractions = Annotated[list[Annotated[float, BeforeValidator(check_fraction)]], Some, Ascending]
 Deltas = Annotated[list[Annotated[float, BeforeValidator(check_delta)]], Some, Ascending]
 
@@ -118,7 +114,7 @@ class Task(Part):
 class Selection(Part):
     """One way to select neurons, for these networks and tasks, at these fractions (default: the profile's)."""
 
-    selection: Annotated[str, AfterValidator(check_selection)]
+    selection: Literal[*SELECTIONS]
     networks: Names = "all"
     tasks: Names = "all"
     fractions: Fractions | None = None
@@ -141,7 +137,7 @@ class Probe(Part):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     standardise: bool = False
     held_out: Share = 0.0
-    ridge_alpha: Annotated[float | str, PlainValidator(_auto_or_positive)] = "auto"
+    ridge_alpha: Annotated[Literal["auto"] | Positive, _told("a number above 0, or 'auto'")] = "auto"
 
     @model_validator(mode="before")
     @classmethod

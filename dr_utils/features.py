@@ -86,7 +86,7 @@ def extract(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
     options = {"resolution": resolution, "device": device, "precision": precision, "dtype": dtype}
-    identity = _identity(network, task.digest, augmentation=augmentation, **options)
+    identity = features_identity(network, task.digest, augmentation=augmentation, **options)
     key = key_of(identity)
     if store and (found := stored(key)) is not None:
         return found
@@ -105,21 +105,16 @@ def extract(
     return Features(x, y, key, manifest)
 
 
-def features_key(network: Network, digest: str, **options) -> str:
-    """Return the key that `extract` gives, with these of its options, to the features of a task with this digest."""
-    return key_of(_identity(network, digest, **options))
-
-
 def stored(key: str) -> Features | None:
     """Return the features stored under this key; None where there are none, or they are damaged."""
     found = read("features", key)
     return found and Features(found.arrays["x"], found.arrays["y"], key, found.about)
 
 
-def _identity(
+def features_identity(
     network, digest, *, resolution=None, device="auto", precision="auto", augmentation=None, dtype="float32"
 ) -> dict:
-    """Return what decides the features, fit for JSON."""
+    """Return what decides the features that `extract` gives, fit for JSON: its hash is their key."""
     if precision not in ("auto", "float32", "mixed"):
         raise ValueError(f"precision must be 'auto', 'float32' or 'mixed'; got {precision!r}.")
     if dtype not in ("float32", "float16"):

@@ -127,8 +127,7 @@ def fit_projection(kind: str, x_train, *, seed: int = 0) -> Projection:
         from sklearn.decomposition import PCA
 
         k = min(n - 1, width)
-        # Signs are scikit-learn's too: each component's largest entry is positive.
-        mean = x_train.mean(axis=0)
+        mean = x_train.mean(axis=0)  # taken off here: scikit-learn's covariance would cancel around one far from zero
         fitted = PCA(k, svd_solver="covariance_eigh" if n > width else "full").fit(x_train - mean)
         components = fitted.components_[:: -1 if kind == "pca_least" else 1]
         note = "" if k == width else f"{n} train samples span {k} of {width} components"

@@ -19,7 +19,7 @@ from dr_utils import store
 from dr_utils.augmentation import Augmentation
 from dr_utils.datasets import ImageTask
 from dr_utils.device import pick_device
-from dr_utils.features import extract, features_key, resize_batch, stored
+from dr_utils.features import extract, features_identity, resize_batch, stored
 from dr_utils.models import Network, NetworkCard
 
 
@@ -37,6 +37,10 @@ class Body(torch.nn.Module):
             raise RuntimeError(self.text)
         self.batches.append(len(x))
         return torch.relu(self.conv(x)).mean((2, 3))
+
+
+def features_key(*given, **options) -> str:
+    return store.key_of(features_identity(*given, **options))
 
 
 def make_network(body=None):

@@ -113,10 +113,13 @@ MISTAKES = {
     "yes for 1": (lambda c: c.update(probe={"epochs": True}), "probe.epochs: expected a valid integer; got True."),
     "no images": (lambda c: c["tasks"]["first_task"].update(test=0), "first_task.test: expected greater than or equal"),
     "no test": (lambda c: c["tasks"]["first_task"].update(eval_sets=["new"]), "expected 'test' among them; got"),
-    "fraction 0": (lambda c: c.update(fractions=[0, 1.0]), "fractions.0: fraction must lie in (0, 1] "),
-    "fraction 1.5": (lambda c: c["selections"][1].update(fractions=[1.5]), "selections.1.fractions.0: fraction must"),
+    "fraction 0": (lambda c: c.update(fractions=[0, 1.0]), "fractions.0: expected greater than 0; got 0."),
+    "fraction 1.5": (
+        lambda c: c["selections"][1].update(fractions=[1.5]),
+        "selections.1.fractions.0: expected less than",
+    ),
     "no full layer": (lambda c: c.update(fractions=[0.5]), "the full layer of net_a is not measured on first_task"),
-    "delta": (lambda c: c.update(deltas=[0.9, 1.2]), "deltas.1: delta must lie in (0, 1] "),
+    "delta": (lambda c: c.update(deltas=[0.9, 1.2]), "deltas.1: expected less than or equal to 1"),
     "selection": (
         lambda c: c["selections"].append({"selection": "randm"}),
         "selections.3.selection: expected 'random', 'first', 'every', 'pca', ",

@@ -327,7 +327,7 @@ def test_results_can_be_read_where_the_files_of_networks_are_gone(tiny, profile,
     def gone(*args, **kwargs):
         raise store.AssetError("the weights are not here")
 
-    monkeypatch.setattr(study_module, "features_key", gone)
+    monkeypatch.setattr(study_module, "features_identity", gone)
     study = Study(profile, out=tiny, device="cpu")
     assert not study.missing() and study.about("tiny_a", "digits")
     pd.testing.assert_frame_equal(study.run()["probes"], first["probes"])

@@ -137,12 +137,10 @@ def fit_probes(
 
     sgd = {"batch_size": batch_size, "momentum": momentum, "weight_decay": weight_decay}
     trainer = Trainer(x_train, y_train, subsets, seeds, n_classes, device=device or "cpu", memory=memory, **sgd)
-    if x_epochs is None:
-        trainer.load(x_train)
     for epoch in range(epochs):
-        if x_epochs is not None:
+        if x_epochs or epoch == 0:
             trainer.x = None  # there is not room for the features of two epochs
-            trainer.load(x_epochs(epoch))
+            trainer.load(x_epochs(epoch) if x_epochs else x_train)
         trainer.epoch(samples, epoch, lr * gamma ** (epoch // step_epochs))
         if held_out:
             best = _better(best, _scored(*trainer.probes(), subsets, x_held, y_held, device))
@@ -212,9 +210,9 @@ def choose_alpha(x_train, y_train) -> float:
     classes are too small; the largest of equals is taken. Too small a fixed penalty would let a layer of as many
     neurons as samples overfit, and its parts look better than the whole.
     """
-    x_train, y_train, *_, n_classes = _checked(x_train, y_train, x_train[:1], y_train[:1], [[0]])
+    x_train, y_train = np.asarray(x_train), np.asarray(y_train)
     order = np.random.default_rng(0).permutation(len(y_train))
-    by_class = [order[y_train[order] == c] for c in range(n_classes)]
+    by_class = [order[y_train[order] == c] for c in np.unique(y_train)]
     held = np.concatenate([own[: int(0.2 * len(own))] for own in by_class])
     fitted = np.setdiff1d(order, held)
     scale = len(fitted) * float(x_train[fitted].var(axis=0, dtype=np.float64).mean())

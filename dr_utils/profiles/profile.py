@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator, model_validator
 
-from dr_utils.checks import check_delta, check_fraction, unknown
+from dr_utils.checks import unknown
 from dr_utils.store import key_of
 from dr_utils.subsets import SELECTIONS
 
@@ -63,12 +63,12 @@ Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Kept = Annotated[float, Field(gt=0, le=1)]
 Views = Annotated[dict[Literal["views"], Count], Some]
 Augmentation = Annotated[
     Literal["none", "fresh"] | Views, _told("'none', 'fresh' or {views: K}, K a whole number of passes")
 ]
-Fractions = Annotated[list[Annotated[float, BeforeValidator(check_fraction)]], Some, Ascending]
-Deltas = Annotated[list[Annotated[float, BeforeValidator(check_delta)]], Some, Ascending]
+Grid = Annotated[list[Kept], Some, Ascending]  # of fractions or deltas
 
 
 class Part(BaseModel):
@@ -117,7 +117,7 @@ class Selection(Part):
     selection: Literal[*SELECTIONS]
     networks: Names = "all"
     tasks: Names = "all"
-    fractions: Fractions | None = None
+    fractions: Grid | None = None
 
 
 class Probe(Part):
@@ -134,7 +134,7 @@ class Probe(Part):
     weight_decay: NotNegative = 1e-4
     batch_size: Count = 256
     step_epochs: Count = 10
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    gamma: Kept = 0.1
     standardise: bool = False
     held_out: Share = 0.0
     ridge_alpha: Annotated[Literal["auto"] | Positive, _told("a number above 0, or 'auto'")] = "auto"
@@ -183,8 +183,8 @@ class CellSpec(Part):
     """
 
     seeds: Annotated[list[Seed], Some]
-    deltas: Deltas
-    selections: dict[str, Fractions]
+    deltas: Grid
+    selections: dict[str, Grid]
     probe: Probe
     cka: CKA = CKA()
     augmentation: dict = {}
@@ -206,9 +206,9 @@ class Profile(Part):
     networks: Annotated[list[str], Some, Distinct]
     tasks: Annotated[dict[str, Task], Some, BeforeValidator(_tasks)]
     subset_seed: Seed = 0
-    fractions: Fractions = FRACTIONS
+    fractions: Grid = FRACTIONS
     seeds: Annotated[list[Seed], Some, Distinct] = [1, 2, 3, 4, 5]
-    deltas: Deltas = DELTAS
+    deltas: Grid = DELTAS
     selections: Annotated[list[Selection], Some] = [Selection(selection="random")]
     probe: Probe = Probe()
     cka: CKA = CKA()
@@ -258,15 +258,14 @@ class Profile(Part):
 
     def check_names(self, check_network: Callable[[str], Any], cards: Mapping[str, Any]) -> None:
         """Check the names of networks, tasks and evaluation sets, also of those that only a selection names."""
-        fewer = [self.fewer_classes] if self.fewer_classes else []
-        for part in (self, *self.tasks.values(), *self.selections, self.cka, *fewer):
+        for part in filter(None, (self, *self.tasks.values(), *self.selections, self.cka, self.fewer_classes)):
             networks, tasks = (getattr(part, kind, "all") for kind in ("networks", "tasks"))
             for name in networks if networks != "all" else []:
                 check_network(name)
             for name in tasks if tasks != "all" else []:
                 if name not in cards:
                     raise unknown("task", name, cards)
-        for name, sizes in fewer[0].tasks.items() if fewer else ():
+        for name, sizes in self.fewer_classes.tasks.items() if self.fewer_classes else ():
             if name not in self.tasks:
                 raise unknown("task of fewer_classes", name, self.tasks)
             if max(sizes) >= len(cards[name].classes):

@@ -14,7 +14,7 @@ from dr_utils.augmentation import Augmentation
 from dr_utils.datasets import ImageTask, identity, load_dataset, missing_files, take
 from dr_utils.datasets import available as available_tasks
 from dr_utils.device import device_name
-from dr_utils.features import Features, extract, features_key, stored
+from dr_utils.features import Features, extract, features_identity, stored
 from dr_utils.fetch import data_dir
 from dr_utils.models import PAPER, Network, check_network, load_model, split_layer
 from dr_utils.models.cards import file_hash, missing_weights
@@ -23,15 +23,7 @@ from dr_utils.progress import progress
 from dr_utils.store import AssetError
 from dr_utils.study import fewer, published
 from dr_utils.study.cell import VERSION, compute_cell
-from dr_utils.study.tables import (
-    noted_in,
-    read_again,
-    read_tables,
-    table_path,
-    tables_of,
-    write_table,
-    write_tables,
-)
+from dr_utils.study.tables import noted_in, read_again, read_tables, table_path, tables_of, write_table, write_tables
 from dr_utils.subsets import every_subset
 
 __all__ = ["Study", "read_tables", "table_path", "write_table"]
@@ -229,7 +221,7 @@ class Study:
 
     def _features_key(self, network: str, task: str, split: str) -> str:
         digest = identity(task, split, **self._drawn(task, split))
-        return features_key(self.network(network), digest, **self._extraction(network, task))
+        return store.key_of(features_identity(self.network(network), digest, **self._extraction(network, task)))
 
     def made_of(self, network: str, task: str) -> dict:
         """Return what decides a cell's numbers: neither images nor weights are needed to know it."""

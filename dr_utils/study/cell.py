@@ -36,7 +36,6 @@ COLUMNS = {
 WHOLE = -1  # in place of a second seed: CKA with the whole layer
 PAIRED_SEEDS = 5  # part and part are compared for pairs of the first five seeds, as in Fig. 2
 DRAWS, FIRST_DRAW = 500, 10_001  # random subsets of each size for "cka_draws", by seeds apart from those of profiles
-_CKA_BATCH = 4096  # images per update of the Gram matrices: large enough for fast products, small enough for any memory
 
 
 class Grid:
@@ -168,9 +167,7 @@ def similarity_tables(model: str, dataset: str, x: np.ndarray, spec: CellSpec, *
     if not spec.cka.estimators:
         return {name: pd.DataFrame(columns=list(COLUMNS[name])) for name in ("cka", "cka_draws")}
     width, seeds = x.shape[1], spec.seeds
-    statistics = CKAStatistics(width, estimators=spec.cka.estimators, device=device or "cpu")
-    for start in range(0, len(x), _CKA_BATCH):
-        statistics.update(x[start : start + _CKA_BATCH])
+    statistics = CKAStatistics(width, estimators=spec.cka.estimators, device=device or "cpu").update(x)
     fractions = np.repeat(spec.selections["random"], len(seeds))
     parts = [part for f in spec.selections["random"] for part in random_subsets(width, f, seeds)]
     paired = [i for i in range(len(parts)) if i % len(seeds) < PAIRED_SEEDS]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,14 +14,11 @@ from dr_utils.profiles import CellSpec
 from dr_utils.progress import progress
 from dr_utils.study.cell import compute_cell
 
-if TYPE_CHECKING:
-    from dr_utils.study import Study
-
 COLUMNS = ("model", "dataset", "n_classes", "part", "classes", "delta", "dr", "low", "high")
 
 
-def plan(study: Study, cells: Iterable[tuple[str, str]]) -> dict[str, tuple[dict, CellSpec]]:
-    """Return, by its key, what decides each measurement that the profile asks for on these cells, and its spec.
+def plan(study, cells: Iterable[tuple[str, str]]) -> dict[str, tuple[dict, CellSpec]]:
+    """Return, by its key, what decides each measurement that a `Study` asks for on these cells, and its spec.
 
     Part 1, 2, ... of a task are random draws of so many of its classes, the same for every network.
     """
@@ -41,7 +37,7 @@ def plan(study: Study, cells: Iterable[tuple[str, str]]) -> dict[str, tuple[dict
     return found
 
 
-def table(study: Study, planned: dict[str, tuple[dict, CellSpec]]) -> pd.DataFrame:
+def table(study, planned: dict[str, tuple[dict, CellSpec]]) -> pd.DataFrame:
     """Measure what is missing of a plan and return it all: DR by crossing, in `COLUMNS`."""
     missing = [key for key in planned if not store.path_of("cells", key).is_file()]
     for key in progress(missing, desc="fewer classes", unit="cells", even=False):
@@ -51,7 +47,7 @@ def table(study: Study, planned: dict[str, tuple[dict, CellSpec]]) -> pd.DataFra
     return pd.concat([stored.tables["fewer_classes"] for stored in found if stored], ignore_index=True)
 
 
-def _measured(study: Study, made_of: dict, spec: CellSpec) -> pd.DataFrame:
+def _measured(study, made_of: dict, spec: CellSpec) -> pd.DataFrame:
     network, task, classes = made_of["model"], made_of["dataset"], np.array(made_of["classes"])
     splits = {}
     for split in ("train", "test"):

@@ -63,12 +63,11 @@ Seed = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Kept = Annotated[float, Field(gt=0, le=1)]
 Views = Annotated[dict[Literal["views"], Count], Some]
 Augmentation = Annotated[
     Literal["none", "fresh"] | Views, _told("'none', 'fresh' or {views: K}, K a whole number of passes")
 ]
-Grid = Annotated[list[Kept], Some, Ascending]  # of fractions or deltas
+Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Some, Ascending]  # fractions or deltas
 
 
 class Part(BaseModel):
@@ -117,7 +116,7 @@ class Selection(Part):
     selection: Literal[*SELECTIONS]
     networks: Names = "all"
     tasks: Names = "all"
-    fractions: Grid | None = None
+    fractions: Shares | None = None
 
 
 class Probe(Part):
@@ -134,7 +133,7 @@ class Probe(Part):
     weight_decay: NotNegative = 1e-4
     batch_size: Count = 256
     step_epochs: Count = 10
-    gamma: Kept = 0.1
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     standardise: bool = False
     held_out: Share = 0.0
     ridge_alpha: Annotated[Literal["auto"] | Positive, _told("a number above 0, or 'auto'")] = "auto"
@@ -183,8 +182,8 @@ class CellSpec(Part):
     """
 
     seeds: Annotated[list[Seed], Some]
-    deltas: Grid
-    selections: dict[str, Grid]
+    deltas: Shares
+    selections: dict[str, Shares]
     probe: Probe
     cka: CKA = CKA()
     augmentation: dict = {}
@@ -206,9 +205,9 @@ class Profile(Part):
     networks: Annotated[list[str], Some, Distinct]
     tasks: Annotated[dict[str, Task], Some, BeforeValidator(_tasks)]
     subset_seed: Seed = 0
-    fractions: Grid = FRACTIONS
+    fractions: Shares = FRACTIONS
     seeds: Annotated[list[Seed], Some, Distinct] = [1, 2, 3, 4, 5]
-    deltas: Grid = DELTAS
+    deltas: Shares = DELTAS
     selections: Annotated[list[Selection], Some] = [Selection(selection="random")]
     probe: Probe = Probe()
     cka: CKA = CKA()

@@ -152,7 +152,7 @@ class Study:
             tables, self.notes = again
             return tables
         found = {cell: key and store.read("cells", key) for cell, key in keys.items()}
-        todo = [cell for cell, stored_cell in found.items() if not stored_cell]
+        todo = [cell for cell in keys if not found[cell]]
         # Whatever can fail fails here, before the long work.
         for network, task in todo:
             if "every" in self.profile.selected(network, task):
@@ -172,9 +172,8 @@ class Study:
         tables, self.notes = tables_of(self.profile, found, cards, available_tasks())
         if planned := fewer.plan(self, found):
             tables["fewer_classes"] = fewer.table(self, planned)
-        return write_tables(
-            self.tables_folder, tables, device=self.device, notes=self.notes, **self._about_tables(keys)
-        )
+        about = self._about_tables(keys)
+        return write_tables(self.tables_folder, tables, device=self.device, notes=self.notes, **about)
 
     def missing(self) -> list[Cell]:
         """Return the cells (network, task) of the profile that are still to be computed."""

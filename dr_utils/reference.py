@@ -14,7 +14,7 @@ DATA = Path(__file__).parent / "data"
 
 # The source in networks.csv where the tables hold the paper's own numbers (profile key reference).
 SOURCE = "published numbers (reference_values.csv)"
-NAMES = yaml.safe_load(resources.files("dr_utils.data").joinpath("paper_names.yaml").read_text(encoding="utf-8"))
+NAMES = yaml.safe_load((DATA / "paper_names.yaml").read_text(encoding="utf-8"))
 
 
 def published(**filters) -> pd.DataFrame:

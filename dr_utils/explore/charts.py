@@ -72,7 +72,15 @@ class CurveChart(Chart):
             self.figure.marks = []
             return
         at = curves.index.get_level_values("at")
-        self._set_x(at.min(), at.max())
+        low, high, margin = at.min(), at.max(), 0.02 * np.ptp(at)
+        # Space for a marker at either end.
+        self.x.min, self.x.max = (low * 0.9, high * 1.08) if self._log else (low - margin, high + margin)
+        if self._log:
+            ticks = [digit * 10.0**power for power in range(-5, 6) for digit in (1, 2, 5)]
+            ticks = [tick for tick in ticks if self.x.min <= tick <= self.x.max]
+            # More than eight labels would touch each other.
+            self.x_axis.tick_values = ticks if len(ticks) <= 8 else [t for t in ticks if f"{t:e}"[0] == "1"]
+            self.x_axis.tick_format = "~g"
         self._top = self.y.max if self.y.max is not None else 1.05 * curves[["mean", "high"]].max(axis=None)
         for name in self._names:
             c, (colour, style, _) = curves.xs(name).sort_index(), strokes[name]
@@ -87,17 +95,6 @@ class CurveChart(Chart):
         self._points = bq.Scatter(x=[0.0], y=[np.nan], scales=self.scales, colors=colours, default_size=70,
                                   stroke="white")  # fmt: skip
         self.figure.marks = [self._cursor, *marks, self._levels, self._bars, self._points]
-
-    def _set_x(self, low: float, high: float) -> None:
-        """Set the x axis to these values, with space for a marker at either end; a logarithmic one gets round ticks."""
-        margin = 0.02 * (high - low)
-        self.x.min, self.x.max = (low * 0.9, high * 1.08) if self._log else (low - margin, high + margin)
-        if self._log:
-            ticks = [digit * 10.0**power for power in range(-5, 6) for digit in (1, 2, 5)]
-            ticks = [tick for tick in ticks if self.x.min <= tick <= self.x.max]
-            # More than eight labels would touch each other.
-            self.x_axis.tick_values = ticks if len(ticks) <= 8 else [t for t in ticks if f"{t:e}"[0] == "1"]
-            self.x_axis.tick_format = "~g"
 
     def move(self, x: float, values: pd.DataFrame, levels: pd.DataFrame | None = None) -> None:
         """Put the cursor and the curves' points at an x: mean, low, high by name; no point without a row.
@@ -128,11 +125,10 @@ class DrawsChart(Chart):
 
     def show(self, values: list[float], expected: float) -> None:
         """Draw the histogram of `values`, the newest last, without NaN, the CKA of silent neurons."""
-        around = np.array([*values, expected])
-        around = around[np.isfinite(around)]
-        if not len(around):
+        around = [*values, expected]
+        if np.isnan(around).all():
             return
-        low, high = around.min() - 0.01, min(1.0, around.max() + 0.01)
+        low, high = np.nanmin(around) - 0.01, min(1.0, np.nanmax(around) + 0.01)
         counts, edges = np.histogram(values, bins=24, range=(low, high))
         most = max(1, int(counts.max()))
         self.x.min, self.x.max, self.y.max = low, high, most * 1.15

@@ -22,7 +22,7 @@ from dr_utils.study import Study
 from dr_utils.subsets import random_subsets
 
 MANY = 50  # draws at one press of the second button
-FIRST_SEED = 1001  # apart from the seeds of profiles, so that a new draw is not one that the tables hold
+FIRST_SEED = 1001  # of the first draw; no profile has it, so that a new draw is not one that the tables hold
 
 
 class Explorer(sliding.SlidingCurve):
@@ -30,8 +30,7 @@ class Explorer(sliding.SlidingCurve):
 
     `matrix` returns, for a model and a dataset, the Q [D, D] of new draws, from `dr_utils.cka.CKAStatistics.matrix`, or
     None where that takes a while and its third argument is false: then the tables' draws are shown until somebody asks
-    for new ones. The choices are remembered under `key`. `note`, the source of the numbers, is shown below. Tables
-    without probes of random subsets are a ValueError.
+    for new ones. The choices are remembered under `key`. `note`, the source of the numbers, is shown below.
     """
 
     def __init__(
@@ -138,10 +137,7 @@ class Explorer(sliding.SlidingCurve):
         self.classes.head(text)
 
     def _draw(self, times: int) -> None:
-        """Draw so many further random subsets, at least one at each size, and show the CKA of all drawn so far.
-
-        Draw i of a size has seed ``FIRST_SEED + i``, so that a reader can draw the same one again.
-        """
+        """Draw so many further random subsets, at least one at each size, and show the CKA of all drawn so far."""
         at, name = self.values(), self.detail.value
         if name not in at.index:
             self.similarity.head("<b>CKA</b>: not measured at this fraction.")
@@ -157,8 +153,7 @@ class Explorer(sliding.SlidingCurve):
                 return
         q = self._q[cell]
         if q is None:
-            self._tabled(k)
-            return
+            return self._tabled(k)
         if (*cell, k) not in self._draws:
             self._draws[*cell, k] = [], subset_cka_law(q, [k])[0].item()
         draws, expected = self._draws[*cell, k]
@@ -187,18 +182,8 @@ class Explorer(sliding.SlidingCurve):
 
 
 def start(study: Study):
-    """Return the explorer, or, where cells are missing, what they are and a button that computes them.
-
-    Executed without a person in front of it, what is missing is computed first, and the explorer's table returned.
-    """
-
-    def explorer() -> Explorer:
-        tables = study.run()
-        return Explorer(tables, partial(cka_matrix, study), key=str(study.folder), note=study.note)
-
+    """Return the explorer; where cells are missing, a button that computes them; without a person, its table."""
     missing = study.missing()
-    if sliding.headless() or not missing:
-        return sliding.or_table(explorer())
     networks = {network: ", ".join(task for n, task in missing if n == network) for network, _ in missing}
     names = "".join(f"<li>{html.escape(network)}: {html.escape(tasks)}</li>" for network, tasks in networks.items())
     text = widgets.HTML(
@@ -207,12 +192,13 @@ def start(study: Study):
         f"interrupt the kernel.<ul>{names}</ul>"
     )
 
-    def compute() -> Explorer:
-        found = explorer()
-        text.value = ""
-        return found
+    def explorer() -> Explorer:
+        tables, text.value = study.run(), ""
+        return Explorer(tables, partial(cka_matrix, study), key=str(study.folder), note=study.note)
 
-    return widgets.VBox([text, sliding.form(compute, f"compute {len(missing)} cells")])
+    if sliding.headless() or not missing:
+        return sliding.or_table(explorer())
+    return widgets.VBox([text, sliding.form(explorer, f"compute {len(missing)} cells")])
 
 
 def cka_matrix(study: Study, network: str, task: str, compute: bool) -> np.ndarray | None:

@@ -50,12 +50,12 @@ def side_by_side(*parts: widgets.Widget) -> widgets.Box:
     return widgets.Box(parts, layout=widgets.Layout(display="flex", flex_flow="row wrap", width="100%"))
 
 
-def table(head: Iterable[str], rows: Iterable[Sequence[str]], name: str = "dr-readout") -> str:
+def table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table as HTML; the cells are HTML already."""
     cell = "style='padding:0 10px 0 0;text-align:left;white-space:nowrap;line-height:1.5'"
     heads = "".join(f"<th scope='col' {cell}>{text}</th>" for text in head)
     body = "".join("<tr>" + "".join(f"<td {cell}>{value}</td>" for value in row) + "</tr>" for row in rows)
-    return f"<div style='overflow-x:auto'><table class='{name}'><tr>{heads}</tr>{body}</table></div>"
+    return f"<div style='overflow-x:auto'><table class='dr-readout'><tr>{heads}</tr>{body}</table></div>"
 
 
 def headless() -> bool:
@@ -74,12 +74,7 @@ def or_table(widget: widgets.Widget):
 
 
 def form(do: Callable, label: str, **fields: widgets.Widget) -> widgets.VBox:
-    """Return fields and a button below them that calls `do` with their values and shows what it returns, or its error.
-
-    >>> asked = form(lambda name: f"Hello, {name}!", "greet", name=widgets.Text("World"))
-    >>> asked.children[1].description
-    'greet'
-    """
+    """Return fields and a button that calls `do` with their values and shows what it returns, or its error."""
     button = widgets.Button(description=label, button_style="primary", icon="play", layout={"width": "auto"})
     shown = widgets.Output()
 

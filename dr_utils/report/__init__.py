@@ -30,9 +30,8 @@ NOT_OURS = "Published numbers of the paper's authors: nothing in this figure was
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain"]
 
 
-def write_report(folder: str | Path, notebooks: Sequence[str] = ()) -> Path:
+def write_report(folder: Path, notebooks: Sequence[str] = ()) -> Path:
     """Write ``report.html`` for a folder such as outputs/mini, and its notebooks as HTML; name missing `notebooks`."""
-    folder = Path(folder)
     shown = [*folder.glob("tables/*.*"), *folder.glob("figures/*"), *folder.glob("notebooks/*.ipynb")]
     return _renewed(folder / "report.html", shown, lambda: _rendered(_content(folder, notebooks)))
 

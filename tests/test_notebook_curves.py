@@ -17,6 +17,7 @@ NETWORKS = [
     network("small_adv", 512, training="adversarial", robust_of="small", **SMALL),
     network("small_mrl", 512, training="mrl", **SMALL),
     network("small_less", 512, **SMALL | {"upstream": "tinyimagenet50"}),
+    network("small_drop", 512, training="dropout", **SMALL),
     network("small@3", 48, training="layer", **SMALL | {"family": "resnet layer"}),
 ]  # fmt: skip
 PRINTED = "resnet50|nonrob|pretrain=imagenet|mode=random"
@@ -25,7 +26,7 @@ PRINTED = "resnet50|nonrob|pretrain=imagenet|mode=random"
 @pytest.fixture(scope="module")
 def tables():
     def accuracy(model, dataset, fraction, selection, eval_set):
-        return saturating({"small_adv": 0.2, "small_less": 0.5}.get(model, 0.3), 0.8)(fraction)
+        return saturating({"small_adv": 0.2, "small_less": 0.5, "small_drop": 0.1}.get(model, 0.3), 0.8)(fraction)
 
     def similarity(model, dataset, fraction):
         return saturating(0.9 if model == "small_mrl" else 0.3, 1.0)(fraction)
@@ -143,6 +144,8 @@ def test_upstream_data_and_middle_layers_have_figures_of_their_own(execute):
     assert found.gain.DR.min() > 0 and set(found.gain["less data"]) == {"small less"}
     assert legend(found.figures["layers_accuracy"]) == ["small", "small@3"]
     assert legend(found.figures["layers_redundancy"]) == ["small", "small@3"]
+    assert legend(found.figures["dropout_decov_redundancy"]) == ["small", "small drop"]
+    assert len(found.low) == 2 and min(found.low) > 0, "dropout has clearly more to spare, on both tasks"
 
 
 def test_table_1_has_ours_with_intervals_and_the_papers_below(execute, tables):

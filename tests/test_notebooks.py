@@ -27,7 +27,7 @@ FIGURES = {
     "01_prevalence": ["fig01_prevalence", "adversarial_redundancy"],
     "02_random_subset_cka": [f"{n}_{k}" for n in ("fig02_random_subset_cka", "fig08_part_whole_cka") for k in KINDS],
     "03_architectures": [
-        "fig04_upstream_data", "layers_accuracy", "layers_redundancy",
+        "fig04_upstream_data", "layers_accuracy", "layers_redundancy", "dropout_decov_redundancy",
         "fig11_upstream_data_redundancy",
         *(f"{name}_{kind}" for name in ("fig03_architectures", "fig10_architectures_redundancy",
                                         "fig13_architectures_by_neurons") for kind in KINDS),

@@ -53,6 +53,8 @@ def test_widths_and_scores(name):
         ("small_resnet_adversarial", "small_resnet", {"training", "robust_of"}),
         ("small_resnet_mrl", "small_resnet", {"training", "nesting"}),
         ("small_resnet_ff8", "small_resnet", {"training", "head_reads"}),
+        ("small_resnet_dropout", "small_resnet", {"training", "dropout"}),
+        ("small_resnet_decov", "small_resnet", {"training", "decov"}),
         ("small_wide_resnet", "small_resnet", {"family", "widths"}),
         ("small_resnet_quarter", "small_resnet", {"n_classes", "repeats"}),
         ("small_vit_quarter", "small_vit", {"n_classes", "repeats"}),

@@ -102,6 +102,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             with open(part, "r+b") as file:
                 os.fsync(file.fileno())
             os.replace(part, path)
+            with contextlib.suppress(OSError):  # nor must a power cut lose the name; not every system opens folders
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

@@ -137,8 +137,8 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(monkeypatch, home):
     done = []
     monkeypatch.setattr(os, "fsync", lambda fd: done.append(os.readlink(f"/proc/self/fd/{fd}")))
     monkeypatch.setattr(os, "replace", lambda a, b, replace=os.replace: (done.append("replace"), replace(a, b)))
-    stored_file()
-    assert done[0].endswith(".part") and done[1:] == ["replace"]
+    path = stored_file()
+    assert done[0].endswith(".part") and done[1:] == ["replace", str(path.parent)]  # and its name, too
 
 
 def test_two_processes_that_find_the_same_damaged_file(monkeypatch):

@@ -202,7 +202,7 @@ def finish(figure, title: str = "", note: str = "") -> Figure:
 
 
 def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str = "") -> list[Path]:
-    """Write a figure as PNG, of 256 colours, and PDF and return both paths; the same figure gives the same bytes.
+    """Write a figure as PNG, of 128 colours, and PDF and return both paths; the same figure gives the same bytes.
 
     `name` is led by the paper's number: "fig01_prevalence". The report shows `caption`: a title that ends with a full
     stop, then what to look at; a table's name in backquotes, such as `probes`, becomes a link.
@@ -220,6 +220,6 @@ def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str =
         figure.savefig(part, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
     with Image.open(pixels) as image, atomic_path(png) as part:
         # None changes visibly, at a third of the size.
-        few = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+        few = image.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
         few.save(part, "PNG", optimize=True, pnginfo=noted, dpi=(150, 150))
     return paths

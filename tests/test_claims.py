@@ -13,7 +13,7 @@ from scipy.stats import norm
 from synthetic_tables import build, network, saturating, task
 
 from dr_utils import fairness
-from dr_utils.claims import CLAIMS, COLUMNS, evaluate
+from dr_utils.claims import CLAIMS, COLUMNS, evaluate, show
 from dr_utils.claims.estimates import LEVEL, Cell, Estimate, decided, deviation
 from dr_utils.claims.view import View
 from dr_utils.redundancy import diffused_redundancy
@@ -82,6 +82,14 @@ def test_malformed_tables_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"table 'probes' lacks the column\(s\) seed, solver; expected model,") as e:
         evaluate(lacking)
     assert "\n" not in str(e.value)
+
+
+def test_what_is_shown_begins_with_what_was_decided():
+    table = evaluate(one(rising(0.2)))
+    shown = show(table, ["P5", "P2", "A4"])
+    assert shown.caption.startswith("What holds: P2. Without data: P5, A4. 'Clearly' means")
+    assert list(shown.index) == ["P5", "P2", "A4"] and "ours less printed" not in shown.columns
+    assert "ours less printed" in show(evaluate(one(rising(0.2), tasks=[task("cifar10")])), ["P1"]).columns
 
 
 def test_tables_survive_being_written(tmp_path):

@@ -27,10 +27,10 @@ COLUMNS = ("claim", "paper_figure", "published", "measured", "verdict", "why", "
 NOT_OURS = "published numbers: not a measurement of this suite"
 # Colours of the colour-blind palette, light enough for black text; the word stands beside them.
 _SHADES = {HOLDS: "#cfe8dd", DIFFERS: "#f9d9c0", OPEN: "#e8e8e8", NO_DATA: "#ffffff"}
+_HEAD = {HOLDS: "What holds", DIFFERS: "What differs", OPEN: "What stays open", NO_DATA: "Without data"}
 _CAPTION = (
-    "Thresholds are fixed in advance. 'Clearly' means by the 95 % interval over seeds and test images. A claim about "
-    "many networks and tasks holds if it is clear in more than half of them and clearly wrong in none. 'open': "
-    "measured, but the difference is within noise."
+    "'Clearly' means by the 95 % interval over seeds and test images. A claim about many networks and tasks holds if "
+    "it is clear in more than half of them and clearly wrong in none."
 )
 _TITLES = {"statement": "the paper says", "paper_figure": "where", "published": "published",
            "rule": 'the rule for "holds"', "measured": "ours", "verdict": "verdict", "why": "why",
@@ -104,10 +104,10 @@ def show(table: pd.DataFrame, only: Sequence[str]):
     """Lay out some claims (ids, in the order wanted) of the table of `evaluate` for reading, as a Styler."""
     texts = {"statement": [CLAIMS[name].statement for name in only], "rule": [CLAIMS[name].rule for name in only]}
     rows = table.set_index("claim").loc[list(only)].assign(**texts)[list(_TITLES)].rename(columns=_TITLES)
-    if not rows["ours less printed"].any():
-        rows = rows.drop(columns="ours less printed")  # nothing was printed that these could be compared with
+    said = [f"{head}: {', '.join(rows.index[rows.verdict == v])}." for v, head in _HEAD.items() if v in {*rows.verdict}]
+    rows = rows.loc[:, rows.astype(bool).any()]  # without "ours less printed" where nothing was printed
     return (
-        rows.style.set_caption(_CAPTION)
+        rows.style.set_caption(" ".join([*said, _CAPTION]))
         .set_properties(**{"text-align": "left", "vertical-align": "top", "white-space": "normal"})
         .map(lambda verdict: f"background-color: {_SHADES[verdict]}; color: black", subset=["verdict"])
         .set_table_styles([{"selector": "th", "props": "text-align: left; vertical-align: top"}])

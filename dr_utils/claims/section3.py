@@ -55,9 +55,9 @@ def a5(view, decide, delta, share):
             continue
         low, high, grid = low - 1e-6, high + 1e-6, 1 - view.accuracy(m, d).fractions
         below, above = grid[grid < low].max(initial=0.0), grid[grid > high].min(initial=1.0)
-        state = "noise" if below - 1e-6 <= value <= above + 1e-6 else "against"
-        state = "for" if low <= value <= high else state
-        cells.append(Cell(f"{m}/{d}", f"{dr:.2f} [{low:.2f}, {high:.2f}] vs published {value:.2f}", state, dr))
+        state = "for" if low <= value <= high else "noise" if below - 1e-6 <= value <= above + 1e-6 else "against"
+        text = f"{dr:.2f} vs published {value:.2f}, next steps of the grid {below:.2f} and {above:.2f}"
+        cells.append(Cell(f"{m}/{d}", text, state, dr))
     few = f"more than {len(cells)} of the table's {len(entries)} values"
     return decide(cells, half=few if len(cells) < share * len(entries) else "")
 

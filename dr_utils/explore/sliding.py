@@ -28,8 +28,8 @@ def with_spread(mean: float, low: float, high: float, interval: bool = False) ->
     """Return a mean as HTML, with its standard deviation or the ends of its interval; alone where they are NaN."""
     if np.isnan(mean):
         return ""
-    spread = f" [{low:.2f}, {high:.2f}]" if interval else f" ± {high - mean:.3f}"
-    return f"<b>{mean:.3f}</b>" + (spread if low <= high else "")
+    spread = f" [{low:.3f}, {high:.3f}]" if interval else f" ± {high - mean:.3f}"
+    return f"<b>{mean:.3f}</b>" + (spread if low < high else "")
 
 
 def stops(values: Iterable[float]) -> list[tuple[str, float]]:

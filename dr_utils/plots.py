@@ -20,10 +20,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from dr_utils.claims.against import printed_curve
 from dr_utils.claims.view import View
+from dr_utils.palette import PALETTE
 from dr_utils.reference import paper_network
 from dr_utils.store import atomic_path
 
-PALETTE = sns.color_palette("colorblind", 10)  # told apart with any kind of colour vision
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 DASHES = ("", (6, 1.5), (4, 1.5, 1, 1.5), (2, 1), (6, 1, 1, 1, 1, 1))
 PAPER = "paper: "  # how labels of published curves begin

@@ -77,6 +77,10 @@ def test_a_networks_look_is_the_same_in_all_figures_of_its_kind(tables, probes):
     assert narrow["palette"]["small"] != narrow["palette"]["small ff8"]
 
 
+def test_palette_is_seaborns():
+    assert list(plots.PALETTE) == sns.color_palette("colorblind", 10).as_hex()
+
+
 def test_looks_are_told_apart_by_more_than_colour():
     look = plots.looks(map(str, range(60)))
     assert len({(look["palette"][name], look["markers"][name]) for name in look["palette"]}) == 60

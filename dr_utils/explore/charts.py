@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from dr_utils.plots import PALETTE, looks
+from dr_utils.palette import PALETTE
 
-BLUE, ORANGE, RED = (to_hex(PALETTE[i]) for i in (0, 1, 3))
+BLUE, ORANGE, _, RED = PALETTE[:4]
 GREY = "#777777"  # seen on white and on black
 # Line style, and what a table shows in its colour; each style is for one more curve of the same colour.
 STYLES = (("solid", "&#9632;"), ("dashed", "&#9633;"), ("dotted", "&#9670;"), ("dash_dotted", "&#9671;"))
@@ -25,7 +25,7 @@ def strokes(names: Iterable[str], palette: Mapping[str, object] | None = None) -
     The colour is the name's in `palette`, else the next one of the look of figures.
     """
     names, found = list(names), {}
-    colours = looks(names)["palette"] | dict(palette or {})
+    colours = {name: PALETTE[i % 10] for i, name in enumerate(names)} | dict(palette or {})
     for name in names:
         colour = to_hex(colours[name])
         style, sign = STYLES[sum(other == colour for other, *_ in found.values()) % len(STYLES)]

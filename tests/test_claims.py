@@ -528,7 +528,7 @@ def test_c1():
     assert verdict(0.01, -0.05)["verdict"] == "differs"
     assert verdict(0.05, 0.0)["verdict"] == "open"
     half = row(pca_tables({("standard_net", "cifar10"): 0.01}, tasks=("cifar10",)), "C1")
-    assert half["verdict"] == "no data" and "needs PCA on cifar100" in half["why"]
+    assert half["verdict"] == "no data" and "needs PCA on both cifar10 and cifar100" in half["why"]
 
 
 @pytest.mark.parametrize(("robust", "verdict"), [(0.01, "holds"), (0.12, "differs"), (0.06, "open")])

@@ -27,8 +27,8 @@ a2 = a1
 
 def a4(view, decide, widths, gamma, fewest):
     """Goodman-Kruskal gamma: that a test finds no correlation in a few networks would not prove that there is none."""
-    width, alike, leads = view.networks.width, view.networks.kind + view.networks.upstream, []
-    seen = set()
+    width, alike = view.networks.width, view.networks.kind + view.networks.upstream
+    leads, seen = [], set()
     for wide, thin in permutations(view.models("standard"), 2):
         for d in view.datasets(thin) if alike[wide] == alike[thin] and width[wide] > width[thin] else ():
             lead = view.accuracy(wide, d).at(1.0) - view.accuracy(thin, d).at(1.0)

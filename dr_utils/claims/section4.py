@@ -105,8 +105,8 @@ def c1(view, decide, critical_mass, margin, tasks):
     near, better = (
         leads(view, [(m, d) for m, d in view.cells("standard") if d == task], critical_mass, "pca") for task in tasks
     )
-    n, lacking = len(near) + len(better), [f"PCA on {tasks[0]}"] * (not near) + [f"PCA on {tasks[1]}"] * (not better)
-    return decide(within(near, margin, n) + compared(better, 0.0, n=n), half=", ".join(lacking))
+    n, half = len(near) + len(better), "" if near and better else f"PCA on both {tasks[0]} and {tasks[1]}"
+    return decide(within(near, margin, n) + compared(better, 0.0, n=n), half=half)
 
 
 def c2(view, decide, critical_mass):

@@ -34,7 +34,7 @@ def short_number(measured: str) -> str:
     >>> short_number("small_resnet/cifar10: 0.80 [0.75, 0.85]; small_resnet/digits: 0.62 [0.60, 0.70]")
     'median 0.710 (2 cells)'
     """
-    if found := re.search(r"(\d+) cells, median (-?[\d.]+\d)", measured):
+    if found := re.search(r"(\d+) cells, median (-?\d[\d.]*)", measured):
         return f"median {found[2]} ({found[1]} cells)"
     cells = re.findall(r"(?:^|; )[^;:]*: (-?\d+\.\d+)", measured)
     if len(cells) > 1:

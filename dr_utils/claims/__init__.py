@@ -90,8 +90,7 @@ def evaluate(tables: dict[str, pd.DataFrame], only: Sequence[str] = tuple(CLAIMS
     """
     view, rows = View(tables), []
     against, missing = against_paper(view), "needs the table networks of a run" if view.networks.empty else ""
-    if set(view.networks.get("source", [])) == {PUBLISHED}:
-        missing = NOT_OURS
+    missing = NOT_OURS if set(view.networks.get("source", [])) == {PUBLISHED} else missing
     for name, claim in ((name, CLAIMS[name]) for name in CLAIMS if name in only):
         decide = partial(decided, needs=claim.needs, note=claim.note.replace("{estimator}", view.estimator))
         found = Outcome(NOTHING, NO_DATA, missing) if missing else claim.test(view, decide, **claim.parameters)

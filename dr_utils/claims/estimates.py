@@ -192,7 +192,8 @@ def listed(cells: Sequence[Cell], note: str = "") -> str:
     shown, summary = list(cells), ""
     if len(cells) > MOST_LISTED:
         shown = [min(cells, key=lambda cell: cell.value), max(cells, key=lambda cell: cell.value)]
-        summary = f"{len(cells)} cells, median {np.median([cell.value for cell in cells]):.3f}, lowest and highest "
+        median = f"{np.median([cell.value for cell in cells]):.3f}".removesuffix(".000")  # of k a whole number
+        summary = f"{len(cells)} cells, median {median}, lowest and highest "
     return summary + "; ".join(f"{cell.name}: {cell.text}" for cell in shown) + (f" ({note})" if note else "")
 
 

@@ -110,6 +110,8 @@ done
 [[ -n $python ]] || { set_up; python="$venv/bin/python"; }
 
 # Commands that a test or notebook starts find this python first. Threads that wait by spinning starve each other.
+# Where nothing compiled is kept, as many containers ask, importing takes each of a dozen processes three times as long.
+unset PYTHONDONTWRITEBYTECODE
 export PATH="$(dirname "$python"):$PATH" PYTHONHASHSEED=0 OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 case $action in
   setup) say "ready, $python" ;;

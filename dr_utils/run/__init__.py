@@ -56,7 +56,7 @@ def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Pa
         # Notebooks run in processes of their own, and in their own folder.
         os.environ["DR_DATA"] = str(Path(args.data).expanduser().resolve())
     data_dir()
-    study = Study(path, out=args.out, device=args.device)
+    study = Study(path, out=args.out, device=args.device, cluster=args.cluster)
     notebooks = find_notebooks(folder, args.only or (REFERENCE_NOTEBOOKS if study.profile.reference else ()))
     parameters = read_parameters(args.parameter, notebooks)
     if not all(map(computes, notebooks)):
@@ -67,7 +67,9 @@ def prepare(args: argparse.Namespace, folder: Path = NOTEBOOKS) -> tuple[list[Pa
     except OSError as error:
         raise ValueError(f"cannot write to {study.folder}: {error.strerror}; choose another with --out.") from None
     source = path.stem if path.parent == PROFILES else str(path)
-    return notebooks, Run(study.profile, source, study.folder, study.device, parameters, force=args.force)
+    return notebooks, Run(
+        study.profile, source, study.folder, study.device, parameters, force=args.force, cluster=args.cluster
+    )
 
 
 def execute(notebooks: Sequence[Path], run: Run) -> list[Execution]:
@@ -88,7 +90,7 @@ def execute(notebooks: Sequence[Path], run: Run) -> list[Execution]:
 
 def measure(run: Run) -> dict[str, str]:
     """Compute what a study lacks, judge the claims, write all tables, and return their hashes."""
-    study = Study(run.profile, out=run.folder.parent, device=run.device)
+    study = Study(run.profile, out=run.folder.parent, device=run.device, cluster=run.cluster)
     tables = study.run()
     judged = {"claims": claims.judge(tables)}
     if not study.profile.reference:

@@ -31,7 +31,7 @@ from dr_utils.store import atomic_path, key_of
 
 NOTEBOOKS = CHECKOUT / "notebooks"
 COMMON = ("profile", "out", "device")  # parameters of every notebook; each is an option of its own
-AT_A_TIME = 2  # notebooks that only read tables
+AT_A_TIME = 2  # notebooks
 HEARTBEAT = 15.0  # seconds after which the running cells are named
 LIBRARIES = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")}  # those that compute
 VERSIONS = {"python": platform.python_version(), **LIBRARIES, "dr_utils": __version__}
@@ -59,6 +59,7 @@ class Run:
     parameters: Mapping[Path, Mapping[str, object]] = field(default_factory=dict)
     tables: Mapping[str, str] = field(default_factory=dict)  # hashes of the study's tables, by name
     force: bool = False
+    cluster: str = "local:1"  # where cells are computed
 
 
 @dataclass(eq=False)
@@ -78,7 +79,7 @@ class Execution:
         """Print a line at once: the output may be a pipe."""
         print(f"{self.label} {self.path.stem}: {text}", flush=True)
 
-    def run(self, parameters: Mapping[str, object]) -> None:
+    def run(self, parameters: Mapping[str, object], threads: str) -> None:
         """Execute all cells, or stop at the first error. In the main thread, nbclient would take over Ctrl-C."""
         # These imports take seconds, and a second run needs none.
         from jupyter_client.kernelspec import KernelSpec
@@ -91,7 +92,7 @@ class Execution:
 
         logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # nbclient's own words on what is reported here
         # A "python3" kernel installed for the user may point anywhere. Jupyter names the notebook in the same way.
-        environment = ENVIRONMENT | {"JPY_SESSION_NAME": self.path.name}
+        environment = ENVIRONMENT | {"JPY_SESSION_NAME": self.path.name, "OMP_NUM_THREADS": threads}
         spec = KernelSpec(argv=KERNEL, env=environment, display_name="Python 3", language="python")
         self.started = time.time()
         self.say("running")
@@ -206,21 +207,20 @@ def is_finished(notebook: Path, run: Run) -> bool:
 
 
 def run_notebooks(executions: Sequence[Execution], run: Run) -> None:
-    """Execute what is not finished: notebooks that only read tables two at a time, then those that compute, alone."""
+    """Execute what is not finished, two at a time: first notebooks that compute, which take longest."""
     for execution in executions:
         if not run.force and is_finished(execution.path, run):
             execution.status = "kept"
             execution.say("finished earlier from the same inputs, kept (--force does it again)")
-    for workers, alone in ((AT_A_TIME, False), (1, True)):
-        group = [execution for execution in executions if not execution.status and computes(execution.path) == alone]
-        _run_group(group, workers, run)
-
-
-def _run_group(executions: Sequence[Execution], workers: int, run: Run) -> None:
+    executions = [execution for execution in executions if not execution.status]
+    executions.sort(key=lambda execution: not computes(execution.path))
     given = {"profile": run.source, "out": str(run.folder.parent), "device": run.device}
     keys = {execution: notebook_key(execution.path, run) for execution in executions}
+    # Threads of two kernels on the same cores wait for each other.
+    workers = max(1, min(AT_A_TIME, len(executions)))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
     with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(e.run, given | run.parameters.get(e.path, {})): e for e in executions}
+        futures = {pool.submit(e.run, given | run.parameters.get(e.path, {}), threads): e for e in executions}
         left = set(futures)
         try:
             while left:

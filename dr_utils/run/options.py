@@ -40,6 +40,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--only", nargs="+", metavar="NN", help="numbers of the notebooks to run, such as 01 03 (default: all)")
     words = "where networks run (default: %(default)s, a GPU if there is one)"
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help=words)
+    words = "where cells are computed: local:N, in N processes; a Dask scheduler's address or file (default: as many \
+processes as cores and memory allow; with a GPU one)"
+    add("--cluster", default="auto", metavar="WHERE", help=words)
     words = "the paper's data sets and, in DIR/weights, networks (python -m dr_utils models)"
     add("--data", metavar="DIR", help=words)
     add("--out", metavar="DIR", help="results go to DIR/<profile> (default: outputs in the checkout)")

@@ -24,6 +24,7 @@ from dr_utils.store import AssetError
 from dr_utils.study import fewer, published
 from dr_utils.study.cell import VERSION, compute_cell
 from dr_utils.study.tables import noted_in, read_again, read_tables, table_path, tables_of, write_table, write_tables
+from dr_utils.study.workers import check_cluster, compute_cells
 from dr_utils.subsets import every_subset
 
 __all__ = ["Study", "read_tables", "table_path", "write_table"]
@@ -41,6 +42,9 @@ class Study:
     out : str or Path, optional
         Results go to ``out/<profile name>/``; "outputs" in the checkout by default.
     device : {"auto", "cpu", "cuda"}
+    cluster : str
+        Where cells are computed: "local:N", in N processes; "auto", as many as cores and memory allow; the address of
+        a Dask scheduler or the file it writes, by its workers, which share this machine's cache folder.
 
     Attributes
     ----------
@@ -51,7 +55,7 @@ class Study:
     Raises
     ------
     ValueError
-        Unknown profile, key, network, task or device.
+        Unknown profile, key, network, task, device or cluster.
     dr_utils.store.CacheError
         The cache folder cannot be written.
 
@@ -64,7 +68,14 @@ class Study:
     np.float64(0.9)
     """
 
-    def __init__(self, profile: str | Path | Profile = "mini", out: str | Path | None = None, device: str = "auto"):
+    def __init__(
+        self,
+        profile: str | Path | Profile = "mini",
+        out: str | Path | None = None,
+        device: str = "auto",
+        cluster: str = "local:1",
+    ):
+        self.cluster = check_cluster(cluster)
         self.profile = load_profile(profile)
         self.device = device_name(device)
         if self.profile.reference:
@@ -142,6 +153,8 @@ class Study:
         ------
         dr_utils.store.AssetError
             A file is missing.
+        RuntimeError
+            Cells failed; it names them. The others are stored.
         """
         if self.profile.reference:
             tables, self.notes = published.published_tables(self.profile)
@@ -163,11 +176,20 @@ class Study:
         for network in progress(list(dict.fromkeys(n for n, _ in todo)), desc="loading networks", unit="networks"):
             self.network(network).module  # noqa: B018 - loads the weights
         # A ResNet50's cell takes twenty times as long as a small network's.
-        bar = progress(todo, desc="cells", unit="cells", even=False)
-        for cell in bar:
-            bar.set_description_str(" on ".join(cell))
-            keys[cell] = self._compute(*cell)
-            found[cell] = store.read("cells", keys[cell])
+        failed = []
+        with progress(total=len(todo), desc="cells", unit="cells", even=False) as bar:
+            for cell, error in compute_cells(self, todo, self.cluster) if todo else ():
+                if isinstance(error, OSError | store.CacheError):  # a full disk: the next would fail as well
+                    raise error
+                bar.set_description_str(f"finished {' on '.join(cell)}")
+                bar.update(1)
+                failed += [(cell, error)] if error else []
+                keys[cell] = store.key_of(self.made_of(*cell))
+                found[cell] = store.read("cells", keys[cell])
+        if failed:
+            lines = [f"{' on '.join(cell)}: {type(error).__name__}: {error}" for cell, error in failed]
+            what = f"{len(failed)} of {len(todo)} cells failed; the others are stored"
+            raise RuntimeError("\n  ".join([what, *lines])) from failed[0][1]
         cards = {name: self.network(name).card for name, _ in found}
         tables, self.notes = tables_of(self.profile, found, cards, available_tasks())
         if planned := fewer.plan(self, found):
@@ -248,8 +270,8 @@ class Study:
                 keys[cell] = known.get("/".join(cell))
         return keys
 
-    def _compute(self, network: str, task: str) -> str:
-        """Compute and store a cell; return its key."""
+    def compute(self, network: str, task: str) -> None:
+        """Compute and store a cell."""
         made_of, spec = self.made_of(network, task), self.profile.spec(network, task)
         evals = {split: self.features(network, task, split) for split in self._splits(task)}
         sizes = {split: len(features.y) for split, features in evals.items()}
@@ -264,7 +286,6 @@ class Study:
         about = {**made_of, "notes": notes, "weight_hash": self.network(network).weight_hash, "sizes": sizes,
                  "n_classes": len(classes)}  # fmt: skip
         store.write("cells", store.key_of(made_of), about=about, tables=tables)
-        return store.key_of(made_of)
 
     def _about_tables(self, keys: dict[Cell, str]) -> dict:
         """Return what the tables of these cells follow from."""

@@ -45,13 +45,16 @@ def even_drop(full, mean) -> np.ndarray:
     array([0. , 0.4, 0.8])
     """
     full, mean = np.asarray(full, dtype=float), np.asarray(mean, dtype=float)[..., None]
-    low = full.min(axis=-1, keepdims=True) - 1.0  # a loss at which every class is at its ceiling ...
-    high = full.max(axis=-1, keepdims=True)  # ... and one at which every class is at its floor
-    for _ in range(50):  # bisection to 2e-15: the mean falls as the loss grows
-        loss = (low + high) / 2
-        too_little = np.clip(full - loss, 0, 1).mean(axis=-1, keepdims=True) > mean
-        low, high = np.where(too_little, loss, low), np.where(too_little, high, loss)
-    return np.clip(full - (low + high) / 2, 0, 1)
+    loss = full.mean(axis=-1, keepdims=True) - mean
+    # Newton's steps end: a loss meets floors only, a gain ceilings only, and one more class at most with each step.
+    for _ in range(full.shape[-1] + 1):
+        left = full - loss
+        moving = np.count_nonzero((left > 0) & (left < 1), axis=-1, keepdims=True)
+        step = (np.clip(left, 0, 1).mean(axis=-1, keepdims=True) - mean) * full.shape[-1] / np.maximum(moving, 1)
+        loss = loss + step
+        if np.abs(step).max(initial=0) < 1e-15:
+            break
+    return np.clip(full - loss, 0, 1)
 
 
 def _checked(values) -> np.ndarray:

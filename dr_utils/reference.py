@@ -55,7 +55,7 @@ def read(name: str) -> pd.DataFrame:
 
 @cache
 def _table() -> pd.DataFrame:
-    table = pd.read_csv(DATA / "reference_values.csv", dtype=str)
+    table = pd.read_csv(DATA / "reference_values.csv", dtype=object)  # Arrow's strings are slow to filter
     for name in ("fraction", "delta"):
         table[name] = table["delta_or_fraction"].str.extract(rf"^{name}=([0-9.eE+-]+)$", expand=False).astype(float)
     return table.assign(number=pd.to_numeric(table["value"], errors="coerce"))

@@ -71,8 +71,7 @@ def judge(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     They are stored under the content of the tables and `VERSION`, so that a run judges once and its notebooks read.
     """
     content = {name: store.sha256_of(tables[name].to_parquet(index=False)) for name in SCHEMA if name in tables}
-    about = {"version": VERSION, "tables": content}
-    key = store.key_of(about)
+    key = store.key_of(about := {"version": VERSION, "tables": content})
     if found := store.read("claims", key):
         return found.tables["claims"]
     claims = evaluate(tables)
@@ -89,7 +88,8 @@ def evaluate(tables: dict[str, pd.DataFrame], only: Sequence[str] = tuple(CLAIMS
     that lacks columns.
     """
     view, rows = View(tables), []
-    against, missing = against_paper(view), "needs the table networks of a run" if view.networks.empty else ""
+    against = against_paper(view) if any(CLAIMS[name].printed for name in only) else pd.DataFrame()
+    missing = "needs the table networks of a run" if view.networks.empty else ""
     missing = NOT_OURS if set(view.networks.get("source", [])) == {PUBLISHED} else missing
     for name, claim in ((name, CLAIMS[name]) for name in CLAIMS if name in only):
         decide = partial(decided, needs=claim.needs, note=claim.note.replace("{estimator}", view.estimator))

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -201,20 +202,22 @@ def finish(figure, title: str = "", note: str = "") -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str = "") -> list[Path]:
-    """Write a figure as PNG, of 128 colours, and PDF and return both paths; the same figure gives the same bytes.
+def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str = "") -> display.Image:
+    """Write a figure as PNG, of 128 colours, and PDF; return the PNG for a cell to show. Same figure, same bytes.
 
     `name` is led by the paper's number: "fig01_prevalence". The report shows `caption`: a title that ends with a full
     stop, then what to look at; a table's name in backquotes, such as `probes`, becomes a link.
     """
-    noted = PngInfo()
-    noted.add_itxt("Description", " ".join(caption.split()))
+    noted, caption = PngInfo(), " ".join(caption.split())
+    noted.add_itxt("Description", caption)
     # Jupyter and the runner put the notebook's name there, so that the report knows which notebook drew the figure.
     noted.add_itxt("Source", Path(os.environ.get("JPY_SESSION_NAME", "")).name)
-    png, pdf = paths = [Path(folder) / f"{name}.{suffix}" for suffix in ("png", "pdf")]
+    png, pdf = (Path(folder) / f"{name}.{suffix}" for suffix in ("png", "pdf"))
     png.parent.mkdir(parents=True, exist_ok=True)
     pixels = io.BytesIO()
     with plt.rc_context(RC), atomic_path(pdf) as part:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # done once: each file would do it again, which takes longer than drawing
         figure.savefig(pixels, format="png", dpi=150)
         # No dates and versions: they would change the bytes.
         figure.savefig(part, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
@@ -222,4 +225,4 @@ def save_figure(figure: Figure, folder: str | Path, name: str, *, caption: str =
         # None changes visibly, at a third of the size.
         few = image.convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
         few.save(part, "PNG", optimize=True, pnginfo=noted, dpi=(150, 150))
-    return paths
+    return display.Image(png.read_bytes(), retina=True, alt=caption.partition(". ")[0].rstrip(".") or name)

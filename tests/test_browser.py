@@ -142,7 +142,7 @@ def test_explorer_alone_is_a_page_with_the_tables_numbers(results, parameters, t
 
 
 def test_state_survives_running_the_cells_again(results, parameters, tmp_path):
-    place_notebook("05_mrl", tmp_path, **parameters)
+    place_notebook("05_mrl", tmp_path, figures=False, **parameters)
     with lab(tmp_path) as address, browser(viewport=WIDE) as page:
         open_notebook(page, address.format("05_mrl.ipynb"))
         page.wait_for_selector(".dr-readout")

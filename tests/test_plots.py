@@ -199,17 +199,20 @@ def test_legends_of_single_axes_become_one():
 def test_save_figure_writes_the_same_bytes_twice(tables, probes, tmp_path, monkeypatch):
     monkeypatch.setenv("JPY_SESSION_NAME", "/somewhere/03_architectures.ipynb")
     rows = probes.query("model == 'mobilenet_v2'")
-    first, again = (
+    shown = [
         plots.save_figure(drawn(rows, tables), tmp_path / folder, "fig03", caption="Accuracy.\n    From `probes`.")
         for folder in "ab"
-    )
-    assert [path.name for path in first] == ["fig03.png", "fig03.pdf"]
+    ]
+    first, again = ([tmp_path / folder / f"fig03.{suffix}" for suffix in ("png", "pdf")] for folder in "ab")
     for a, b in zip(first, again, strict=True):
         assert a.read_bytes() == b.read_bytes()
     assert b"CreationDate" not in first[1].read_bytes()
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["fig03.pdf", "fig03.png"]
     height, width = plt.imread(first[0]).shape[:2]
     assert width >= 800 and height >= 400
+    # A cell shows the very file, with words for those who cannot see it.
+    assert shown[0].data == first[0].read_bytes() and shown[0].width == width // 2
+    assert shown[0].alt == "Accuracy"
     with Image.open(first[0]) as image:
         assert image.text == {"Description": "Accuracy. From `probes`.", "Source": "03_architectures.ipynb"}
         assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
@@ -217,7 +220,8 @@ def test_save_figure_writes_the_same_bytes_twice(tables, probes, tmp_path, monke
 
 def test_fewer_colours_change_no_figure_visibly(tables, probes, tmp_path):
     figure = drawn(probes, tables)
-    path, _ = plots.save_figure(figure, tmp_path, "few")
+    plots.save_figure(figure, tmp_path, "few")
+    path = tmp_path / "few.png"
     with plt.rc_context(plots.RC):
         figure.savefig(tmp_path / "all.png", dpi=150)
     before, after = (np.asarray(Image.open(p).convert("RGB"), int) for p in (tmp_path / "all.png", path))

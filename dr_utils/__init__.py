@@ -39,6 +39,7 @@ _HOME = {
     "gini": "fairness",
     "coefficient_of_variation": "fairness",
     "Study": "study",
+    "critical_mass": "sizing",
     "NeuronSubset": "transformers",
     "CriticalMass": "transformers",
 }

@@ -164,6 +164,15 @@ def test_every_task_has_an_answer(task, y):
     assert set(found.curve.selection) == {"random", "first", "pca"} and "of 30" in found.sentence().lower()
 
 
+def test_many_more_dimensions_than_directions():
+    rng = np.random.default_rng(3)
+    x, y = spread_thinly(200, rng, 20)
+    x = x @ (1 + 0.1 * rng.normal(size=(20, 1500))).astype(np.float32)  # rank 20, and one direction dominates
+    x[:, ::100] = 1.0  # silent ones, too
+    found = critical_mass(x, y, keep=[0.8], seeds=3).recommendation().iloc[0]
+    assert 1 <= found.neurons < 100 and np.isnan(found.kept)
+
+
 def test_retrieval_finds_what_answers_a_query():
     rng = np.random.default_rng(2)
     corpus = rng.normal(size=(300, 40)).astype(np.float32)

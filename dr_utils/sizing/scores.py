@@ -16,6 +16,11 @@ SCORED = 4000  # train samples that are left out in turn, at most
 CHUNK = 1 << 27  # numbers in the largest block of similarities
 
 
+def gram_of(x: np.ndarray) -> np.ndarray:
+    """Return X'X [D, D] in float64: rounded to float32, that of fewer samples than dimensions may have no factor."""
+    return sum((part := x[at : at + 1024].astype(float)).T @ part for at in range(0, len(x), 1024))
+
+
 class Ridge:
     """Ridge regression on standardised columns: accuracy of the highest output (classification), or R2 (regression).
 
@@ -40,7 +45,7 @@ class Ridge:
         shift, scale = x.mean(axis=0, dtype=float), x.std(axis=0, dtype=float)
         scale[scale < 1e-12 * max(scale.max(), 1e-300)] = np.inf  # a constant column says nothing
         self.x, self.x_test = (((part - shift) / scale).astype(np.float32) for part in (x, x_test))
-        self.gram = (self.x.T @ self.x).astype(float)
+        self.gram = gram_of(self.x)
         self.products = (self.x.T @ self.targets).astype(float)
         self.weights = [np.ones(len(labels)) for labels in (y, y_test)]
         if classify and balanced:
@@ -67,7 +72,7 @@ class Ridge:
         other = object.__new__(Ridge)
         other.__dict__.update(self.__dict__, penalties={})
         other.x, other.x_test = self.x @ components, self.x_test @ components
-        other.gram = (other.x.T @ other.x).astype(float)
+        other.gram = gram_of(other.x)
         other.products = (other.x.T @ self.targets).astype(float)
         return other
 

@@ -157,17 +157,18 @@ def critical_mass(
         by_subset = part.mean(axis=2)
         curves.append(pd.DataFrame({"selection": selection, "n_neurons": sizes, "mean": by_subset.mean(axis=1),
                                     "std": by_subset.std(axis=1, ddof=1) if len(orders) > 1 else np.nan}))  # fmt: skip
-        for share, (mean, low) in zip(keep, found, strict=True):
-            neurons = min(width, int(np.ceil(mean))) if np.isfinite(mean) else width
-            promised = np.ceil(low) if np.isfinite(low) and low < chosen.width else np.nan
-            rows.append({"selection": selection, "keep": share, "neurons": neurons, "kept": np.nan,
-                         "promised": promised, "promised_kept": np.nan})  # fmt: skip
-            for size, name in ((neurons, "kept"), (promised, "promised_kept")):
-                if x_test is not None and np.isfinite(size):
-                    rows[-1][name] = _on_test(chosen, orders, min(int(size), chosen.width)) / tested
+        table = pd.DataFrame({"selection": selection, "keep": keep})
+        mean, low = np.ceil(found).T
+        table["neurons"] = np.where(np.isfinite(mean), mean, width).astype(int)
+        table["promised"] = np.where(low < width, low, np.nan)
+        on_test = _on_test(chosen, orders, sizes, table) / tested if x_test is not None else pd.Series(dtype=float)
+        table.insert(3, "kept", table["neurons"].map(on_test))
+        rows.append(table.assign(promised_kept=table["promised"].map(on_test)))
     curve = pd.concat(curves, ignore_index=True)
     curve["kept"] = curve["mean"] / full.mean()
-    return Sizing(metric, width, float(full.mean()), float(tested), confidence, curve, pd.DataFrame(rows))
+    return Sizing(
+        metric, width, float(full.mean()), float(tested), confidence, curve, pd.concat(rows, ignore_index=True)
+    )
 
 
 def _scorer(task, metric, x_train, y_train, x_test, y_test, corpus, k):
@@ -302,6 +303,9 @@ def crossing(sizes: Sequence[int], values) -> float:
     return float(np.exp(np.interp(0, rising[at - 1 : at + 1], np.log(sizes[at - 1 : at + 1]))))
 
 
-def _on_test(scorer, orders, size: int) -> float:
-    scorer.choose(orders[:2], [size])
-    return float(np.mean([scorer.scores(order, [size], test=True)[0].mean() for order in orders]))
+def _on_test(scorer, orders, searched: Sequence[int], table: pd.DataFrame) -> pd.Series:
+    """Return the metric on test, mean over subsets, at the sizes in a table; one sweep for all of them."""
+    sizes = sorted({*table["neurons"], *table["promised"].dropna().astype(int)})
+    for size in sizes if scorer.penalties else ():
+        scorer.penalties[size] = scorer.penalties[min(s for s in searched if s >= size)]
+    return pd.Series(np.mean([scorer.scores(order, sizes, test=True).mean(axis=1) for order in orders], axis=0), sizes)

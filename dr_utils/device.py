@@ -49,5 +49,9 @@ def hardware_name(device: str | torch.device = "cpu") -> str:
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{found[1] if found else platform.machine()}, {threads} threads"
+    return f"{found[1] if found else platform.machine()}, {cores()} threads"
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -23,7 +23,7 @@ from PIL import Image
 
 from dr_utils import __version__
 from dr_utils.checks import unknown
-from dr_utils.device import hardware_name
+from dr_utils.device import cores, hardware_name
 from dr_utils.profiles import CHECKOUT, Profile
 from dr_utils.progress import clock
 from dr_utils.report import DONE, FAILED
@@ -218,7 +218,7 @@ def run_notebooks(executions: Sequence[Execution], run: Run) -> None:
     keys = {execution: notebook_key(execution.path, run) for execution in executions}
     # Threads of two kernels on the same cores wait for each other.
     workers = max(1, min(AT_A_TIME, len(executions)))
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // workers))
     with ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(e.run, given | run.parameters.get(e.path, {}), threads): e for e in executions}
         left = set(futures)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import asdict, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +26,10 @@ from dr_utils.store import AssetError
 from dr_utils.study import fewer, published
 from dr_utils.study.cell import VERSION, compute_cell
 from dr_utils.study.tables import noted_in, read_again, read_tables, table_path, tables_of, write_table, write_tables
-from dr_utils.study.workers import check_cluster, compute_cells
+from dr_utils.study.workers import Cell, check_cluster, each
 from dr_utils.subsets import every_subset
 
 __all__ = ["Study", "read_tables", "table_path", "write_table"]
-
-Cell = tuple[str, str]  # network, task
 
 
 class Study:
@@ -43,8 +43,7 @@ class Study:
         Results go to ``out/<profile name>/``; "outputs" in the checkout by default.
     device : {"auto", "cpu", "cuda"}
     cluster : str
-        Where cells are computed: "local:N", in N processes; "auto", as many as cores and memory allow; the address of
-        a Dask scheduler or the file it writes, by its workers, which share this machine's cache folder.
+        Who computes cells: "local:N" processes, "auto" as many as fit, or a Dask scheduler's workers (address or file).
 
     Attributes
     ----------
@@ -176,20 +175,13 @@ class Study:
         for network in progress(list(dict.fromkeys(n for n, _ in todo)), desc="loading networks", unit="networks"):
             self.network(network).module  # noqa: B018 - loads the weights
         # A ResNet50's cell takes twenty times as long as a small network's.
-        failed = []
+        there = partial(_compute, self.profile.model_dump_json(), self.device)
         with progress(total=len(todo), desc="cells", unit="cells", even=False) as bar:
-            for cell, error in compute_cells(self, todo, self.cluster) if todo else ():
-                if isinstance(error, OSError | store.CacheError):  # a full disk: the next would fail as well
-                    raise error
+            for cell in each(todo, self.cluster, self.device, here=self.compute, there=there) if todo else ():
                 bar.set_description_str(f"finished {' on '.join(cell)}")
                 bar.update(1)
-                failed += [(cell, error)] if error else []
                 keys[cell] = store.key_of(self.made_of(*cell))
                 found[cell] = store.read("cells", keys[cell])
-        if failed:
-            lines = [f"{' on '.join(cell)}: {type(error).__name__}: {error}" for cell, error in failed]
-            what = f"{len(failed)} of {len(todo)} cells failed; the others are stored"
-            raise RuntimeError("\n  ".join([what, *lines])) from failed[0][1]
         cards = {name: self.network(name).card for name, _ in found}
         tables, self.notes = tables_of(self.profile, found, cards, available_tasks())
         if planned := fewer.plan(self, found):
@@ -270,8 +262,9 @@ class Study:
                 keys[cell] = known.get("/".join(cell))
         return keys
 
-    def compute(self, network: str, task: str) -> None:
+    def compute(self, cell: Cell) -> None:
         """Compute and store a cell."""
+        network, task = cell
         made_of, spec = self.made_of(network, task), self.profile.spec(network, task)
         evals = {split: self.features(network, task, split) for split in self._splits(task)}
         sizes = {split: len(features.y) for split, features in evals.items()}
@@ -293,3 +286,14 @@ class Study:
         cards = {"networks": [asdict(self.network(n).card) for n, _ in keys], "tasks": tasks}
         return {"profile": self.profile.fingerprint(), "cells": {"/".join(cell): key for cell, key in keys.items()},
                 "cards": store.key_of(cards), "fewer_classes": list(fewer.plan(self, keys))}  # fmt: skip
+
+
+def _compute(profile: str, device: str, cell: Cell) -> None:
+    """Compute a cell in another process: only names travel, and what is computed goes to the store."""
+    os.environ["DR_PROGRESS"] = "off"  # the bars of several processes would overwrite each other
+    _study(profile, device).compute(cell)
+
+
+@lru_cache(1)
+def _study(profile: str, device: str) -> Study:
+    return Study(Profile.model_validate_json(profile), device=device)

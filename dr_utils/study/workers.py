@@ -1,16 +1,15 @@
-"""Cells in several processes: joblib starts them here, Dask on the machines of a cluster."""
+"""Calls in several processes: joblib starts them here, Dask on the machines of a cluster."""
 
 from __future__ import annotations
 
-import functools
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
-from dr_utils.profiles import Profile
+from dr_utils.device import cores
+from dr_utils.store import CacheError
 
 MEMORY = 3e9  # bytes for a process: torch, a network and its features
 PATIENCE = 60  # seconds to wait for a scheduler
@@ -26,41 +25,55 @@ def check_cluster(where: str) -> str:
     )
 
 
-def processes_here(where: str, cells: int, device: str) -> int:
+def processes_here(where: str, calls: int, device: str) -> int:
     """Return how many processes compute here: as told, else one a core as far as memory reaches; with a GPU one."""
     if where != "auto":
-        return min(cells, int(where.removeprefix("local:")))
-    if device != "cpu":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cells, cores, int(psutil.virtual_memory().available / MEMORY)))
+        return min(calls, int(where.removeprefix("local:")))
+    return min(calls, cores(), max(1, int(psutil.virtual_memory().available / MEMORY))) if device == "cpu" else 1
 
 
-def compute_cells(study, cells: Sequence[tuple[str, str]], where: str) -> Iterator[tuple[tuple, Exception | None]]:
-    """Compute and store cells of a study where `check_cluster` says; yield each with its error or None, as it ends.
+Cell = tuple[str, str]  # network, task
 
-    Only names travel: what a worker computes it writes to the cache folder, which all of them share.
+
+def each(cells: Sequence[Cell], where: str, device: str, *, here: Callable, there: Callable) -> Iterator[Cell]:
+    """Call a function with each cell where `check_cluster` says, and yield the cell when it is done.
+
+    `here` is called in this process, where that is enough; `there`, which must be picklable, in others. If calls fail
+    the others have their turn; then a RuntimeError names the cells. Only a full disk stops at once.
     """
-    if here := where == "auto" or where.startswith("local:"):
-        n = processes_here(where, len(cells), study.device)
-        if n <= 1:
-            yield from (_compute(study, cell) for cell in cells)
-            return
+    failed = []
+    for cell, error in _outcomes(cells, where, device, here, there):
+        if isinstance(error, OSError | CacheError):  # the next would fail as well
+            raise error
+        if error is None:
+            yield cell
+        else:
+            failed.append((f"{' on '.join(cell)}: {type(error).__name__}: {error}", error))
+    if failed:
+        what = f"{len(failed)} of {len(cells)} cells failed; the others are stored"
+        raise RuntimeError("\n  ".join([what, *(line for line, _ in failed)])) from failed[0][1]
+
+
+def _outcomes(cells, where, device, here, there) -> Iterator[tuple[Cell, Exception | None]]:
+    local = where == "auto" or where.startswith("local:")
+    n = processes_here(where, len(cells), device) if local else -1
+    if n in (0, 1):
+        yield from (_attempt(here, cell) for cell in cells)
+        return
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky import get_reusable_executor
 
-    given = study.profile.model_dump_json(), study.device
-    if here:
+    if local:
         # One thread each where there are as many processes as cores: threads of one product wait for each other.
-        chosen = {"backend": "loky", "inner_max_num_threads": max(1, (os.cpu_count() or 1) // n), "n_jobs": n}
+        chosen = {"backend": "loky", "inner_max_num_threads": max(1, cores() // n)}
     else:
-        chosen = {"backend": "dask", "client": _client(where), "n_jobs": -1}
+        chosen = {"backend": "dask", "client": _client(where)}
     try:
-        with parallel_config(**chosen):
+        with parallel_config(n_jobs=n, **chosen):
             run = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")
-            yield from run(delayed(_compute_named)(*given, cell) for cell in cells)
+            yield from run(delayed(_attempt)(there, cell) for cell in cells)
     finally:
-        if here:  # else these processes, and their memory, stay for the next call
+        if local:  # else these processes, and their memory, stay for the next call
             get_reusable_executor().shutdown(kill_workers=True)
         else:
             chosen["client"].close()
@@ -77,21 +90,9 @@ def _client(where: str):
         raise ValueError(f"no Dask scheduler answers at {where}: {error}") from None
 
 
-def _compute(study, cell) -> tuple[tuple, Exception | None]:
+def _attempt(function: Callable, cell: Cell) -> tuple[Cell, Exception | None]:
     try:
-        study.compute(*cell)
-    except Exception as error:  # noqa: BLE001 - the other cells are computed all the same
+        function(cell)
+    except Exception as error:  # noqa: BLE001 - see `each`
         return cell, error
     return cell, None
-
-
-@functools.lru_cache(1)
-def _study(profile: str, device: str):
-    from dr_utils.study import Study  # that module imports this one
-
-    os.environ["DR_PROGRESS"] = "off"  # the bars of several processes would overwrite each other
-    return Study(Profile.model_validate_json(profile), device=device)
-
-
-def _compute_named(profile: str, device: str, cell: tuple[str, str]) -> tuple[tuple, Exception | None]:
-    return _compute(_study(profile, device), cell)

@@ -31,13 +31,13 @@ def test_leaving_each_sample_out_is_as_many_fits_of_scikit_learn(seed, classify)
     y_test = y_test if classify else x_test[:, 0].astype(float)
     scorer = scores.Ridge(x, y, x_test, y_test, classify=classify)
     columns, sizes = rng.permutation(width), sorted({1, width // 2 or 1, width})
-    scorer.penalties = dict.fromkeys(sizes, int(rng.integers(3, 7)))
+    scorer.penalties = {width: float(rng.choice(scores.PENALTIES[3:]))}
     found, on_test = scorer.scores(columns, sizes), scorer.scores(columns, sizes, test=True)
     scaled = (x - x.mean(0)) / x.std(0)
     targets = np.eye(3)[y] if classify else y
     for at, size in enumerate(sizes):
         kept = columns[:size]
-        ridge = SklearnRidge(alpha=scores.PENALTIES[scorer.penalties[size]] * n)
+        ridge = SklearnRidge(alpha=scorer.penalties[width] * n)
         for i in range(n):
             others = np.arange(n) != i
             output = ridge.fit(scaled[others][:, kept], targets[others]).predict(scaled[[i]][:, kept])[0]
@@ -52,7 +52,7 @@ def test_balanced_accuracy_counts_classes_alike():
     x, y = labelled(0, 60)
     kept = np.flatnonzero((y > 0) | (np.arange(60) < 12))
     scorer = scores.Ridge(x[kept], y[kept], x[:0], y[:0], balanced=True)
-    scorer.choose([np.arange(9)], [9])
+    scorer.choose(np.arange(9), [9])
     right = scorer.scores(np.arange(9), [9])[0]
     plain = scores.Ridge(x[kept], y[kept], x[:0], y[:0])
     plain.penalties = scorer.penalties

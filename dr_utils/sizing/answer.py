@@ -138,7 +138,7 @@ def critical_mass(
         raise ValueError(f"seeds must be at least 2, to see how much subsets differ; got {seeds!r}.")
     scorer, metric = _scorer(task, metric, x_train, y_train, x_test, y_test, corpus, k)
     width, everything = scorer.width, np.arange(scorer.width)
-    scorer.choose([everything], [width])
+    scorer.choose(everything, [width])
     full = scorer.scores(everything, [width])[0]
     tested = scorer.scores(everything, [width], test=True)[0].mean() if x_test is not None else np.nan
     if not full.mean() > 0:
@@ -152,7 +152,6 @@ def critical_mass(
         ("first", scorer, [everything]),
         ("pca", *_components(scorer)),
     ):
-        chosen.penalties.clear()
         sizes, part, found = search(chosen, full, keep, orders, confidence, f"{selection} dimensions")
         by_subset = part.mean(axis=2)
         curves.append(pd.DataFrame({"selection": selection, "n_neurons": sizes, "mean": by_subset.mean(axis=1),
@@ -161,14 +160,13 @@ def critical_mass(
         mean, low = np.ceil(found).T
         table["neurons"] = np.where(np.isfinite(mean), mean, width).astype(int)
         table["promised"] = np.where(low < width, low, np.nan)
-        on_test = _on_test(chosen, orders, sizes, table) / tested if x_test is not None else pd.Series(dtype=float)
+        on_test = _on_test(chosen, orders, table) / tested if x_test is not None else pd.Series(dtype=float)
         table.insert(3, "kept", table["neurons"].map(on_test))
         rows.append(table.assign(promised_kept=table["promised"].map(on_test)))
     curve = pd.concat(curves, ignore_index=True)
     curve["kept"] = curve["mean"] / full.mean()
-    return Sizing(
-        metric, width, float(full.mean()), float(tested), confidence, curve, pd.concat(rows, ignore_index=True)
-    )
+    table = pd.concat(rows, ignore_index=True)
+    return Sizing(metric, width, float(full.mean()), float(tested), confidence, curve, table)
 
 
 def _scorer(task, metric, x_train, y_train, x_test, y_test, corpus, k):
@@ -250,7 +248,7 @@ def search(scorer, full: np.ndarray, keep: Sequence[float], orders, confidence: 
     with progress(desc=desc, unit="subsets") as bar:
         while True:
             new = [size for size in sizes_to(most) if not sizes or size > sizes[-1]]
-            scorer.choose(orders[:2], new)
+            scorer.choose(orders[0], new)
             round_ = []
             for order in orders:
                 round_.append(scorer.scores(order, new))
@@ -303,9 +301,7 @@ def crossing(sizes: Sequence[int], values) -> float:
     return float(np.exp(np.interp(0, rising[at - 1 : at + 1], np.log(sizes[at - 1 : at + 1]))))
 
 
-def _on_test(scorer, orders, searched: Sequence[int], table: pd.DataFrame) -> pd.Series:
+def _on_test(scorer, orders, table: pd.DataFrame) -> pd.Series:
     """Return the metric on test, mean over subsets, at the sizes in a table; one sweep for all of them."""
     sizes = sorted({*table["neurons"], *table["promised"].dropna().astype(int)})
-    for size in sizes if scorer.penalties else ():
-        scorer.penalties[size] = scorer.penalties[min(s for s in searched if s >= size)]
     return pd.Series(np.mean([scorer.scores(order, sizes, test=True).mean(axis=1) for order in orders], axis=0), sizes)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
+from sklearn.utils.class_weight import compute_sample_weight
 
 PENALTIES = np.logspace(-5, 1, 7)  # of ridge, times the number of samples; features have variance 1
 SCORED = 4000  # train samples that are left out in turn, at most
@@ -47,14 +48,9 @@ class Ridge:
         self.x, self.x_test = (((part - shift) / scale).astype(np.float32) for part in (x, x_test))
         self.gram = gram_of(self.x)
         self.products = (self.x.T @ self.targets).astype(float)
-        self.weights = [np.ones(len(labels)) for labels in (y, y_test)]
-        if classify and balanced:
-            counts = [np.bincount(labels, minlength=targets.shape[1]) for labels in (y, y_test)]
-            self.weights = [
-                len(labels) / (np.count_nonzero(count) * count[labels])
-                for labels, count in zip((y, y_test), counts, strict=True)
-            ]
-        self.penalties: dict[int, int] = {}  # by size, as chosen so far: a place in PENALTIES
+        weights = (compute_sample_weight("balanced", part) if balanced and len(part) else 1.0 for part in (y, y_test))
+        self.weights = [np.broadcast_to(weight, len(part)) for weight, part in zip(weights, (y, y_test), strict=True)]
+        self.penalties: dict[int, float] = {}  # by size, as chosen so far
         rows = np.arange(len(x))
         self.rows = rows if len(x) <= SCORED else np.sort(np.random.default_rng(0).permutation(rows)[:SCORED])
 
@@ -76,27 +72,23 @@ class Ridge:
         other.products = (other.x.T @ self.targets).astype(float)
         return other
 
-    def choose(self, columns: Sequence[np.ndarray], sizes: Sequence[int]) -> None:
-        """Choose the penalty of each size: the one of least squared error on samples left out, mean over `columns`."""
-        # What suited the sizes before suits these, or its neighbours do.
-        last = self.penalties[max(self.penalties)] if self.penalties else None
-        tried = range(len(PENALTIES)) if last is None else range(max(0, last - 1), min(len(PENALTIES), last + 2))
-        errors = np.array([
-            np.mean([[error for error, *_ in self._sweep(order, sizes, p)] for order in columns], axis=0) for p in tried
-        ])  # fmt: skip
-        self.penalties.update(zip(sizes, np.array(tried)[errors.argmin(axis=0)].tolist(), strict=True))
+    def choose(self, columns, sizes: Sequence[int]) -> None:
+        """Choose the penalty of each size: the one of least squared error on samples left out."""
+        errors = np.array([[error for error, _ in self._sweep(columns, sizes, penalty)] for penalty in PENALTIES])
+        self.penalties.update(zip(sizes, PENALTIES[errors.argmin(axis=0)], strict=True))
 
     def scores(self, columns, sizes: Sequence[int], *, test: bool = False) -> np.ndarray:
         """Return scores [sizes, samples] of the first so many of `columns`: of train left out one by one, or of test.
 
-        Every size must have its penalty: see `choose`.
+        A size has the penalty of the next larger one of `choose`.
         """
+        penalties = [self.penalties[min(chosen for chosen in self.penalties if chosen >= size)] for size in sizes]
         out = np.empty((len(sizes), len(self.x_test if test else self.rows)), np.float32)
-        for penalty in {self.penalties[size] for size in sizes}:
-            mine = [at for at, size in enumerate(sizes) if self.penalties[size] == penalty]
+        for penalty in {*penalties}:
+            mine = [at for at, own in enumerate(penalties) if own == penalty]
             sweep = self._sweep(columns, [sizes[at] for at in mine], penalty, test=test)
-            for at, (_, left_out, predicted) in zip(mine, sweep, strict=True):
-                out[at] = self._score(predicted if test else left_out, test)
+            for at, (_, outputs) in zip(mine, sweep, strict=True):
+                out[at] = self._score(outputs, test)
         return out
 
     def _score(self, outputs: np.ndarray, test: bool) -> np.ndarray:
@@ -105,11 +97,11 @@ class Ridge:
             return (outputs.argmax(axis=1) == y) * weights
         return 1 - (outputs[:, 0] - y) ** 2 / np.var(y)
 
-    def _sweep(self, columns, sizes, penalty: int, test: bool = False):
-        """Yield for each of the rising sizes: squared error and outputs with each sample left out; outputs on test."""
+    def _sweep(self, columns, sizes, penalty: float, test: bool = False):
+        """Yield squared error and outputs for each of the rising sizes: of train left out, or (no error) of test."""
         kept = columns[: sizes[-1]]
         gram = self.gram[np.ix_(kept, kept)]
-        gram.flat[:: len(kept) + 1] += PENALTIES[penalty] * len(self.x)
+        gram.flat[:: len(kept) + 1] += penalty * len(self.x)
         factor = cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
         z = solve_triangular(factor, self.products[kept], lower=True, check_finite=False).astype(np.float32)
         factor = factor.astype(np.float32)
@@ -120,11 +112,11 @@ class Ridge:
         for size in sizes:
             fit += a[before:size].T @ z[before:size]
             if test:
-                yield np.nan, None, fit + self.mean
+                yield np.nan, fit + self.mean
             else:
                 leverage += np.einsum("ij,ij->j", a[before:size], a[before:size])
                 residuals = (targets - fit) / np.maximum(1 - leverage, 1e-6)[:, None]
-                yield np.mean(residuals**2), targets - residuals + self.mean, None
+                yield np.mean(residuals**2), targets - residuals + self.mean
             before = size
 
 
@@ -140,7 +132,7 @@ class Similarity:
 
     def __init__(self, queries, corpus, itself=None):
         self.queries, self.corpus = (np.ascontiguousarray(part, np.float32) for part in (queries, corpus))
-        self.itself, self.tested, self.penalties = itself, self, {}
+        self.itself, self.tested = itself, self
 
     @property
     def width(self) -> int:
@@ -235,8 +227,7 @@ class Retrieval(Similarity):
     Parameters
     ----------
     relevant : int array [pairs, 2]
-        Query and row of the corpus that answers it.
-        Sorted by query.
+        Query and row of the corpus that answers it, sorted by query.
     metric : {"recall", "ndcg@10", "mrr"}
     k : int
         Of recall.

@@ -109,7 +109,11 @@ def results(tmp_path, tables):
     dot = base64.b64encode((folder / "notebooks" / "dot.png").read_bytes()).decode()
     write_notebook(
         folder / "notebooks" / "01_prevalence.ipynb",
-        new_output("display_data", {"image/png": dot, "text/plain": "<Figure>"}),
+        new_output(
+            "display_data",
+            {"image/png": dot, "text/plain": "<Figure>"},
+            metadata={"image/png": {"alt": 'What "needs" most', "width": 20}},
+        ),  # fmt: skip
         new_output("display_data", {"application/javascript": "alert(1)", "text/plain": "in place of a script"}),
         new_output(
             "display_data",
@@ -178,6 +182,7 @@ def test_notebooks_as_html_show_what_needs_no_script(page):
     notebook = Page(page.folder / "notebooks" / "01_prevalence.html")
     assert "in place of a script" in notebook.text and "in place of a slider" in notebook.text
     assert len(notebook.find("img")) == 2
+    assert any(a.get("alt") == 'What "needs" most' and a.get("width") == "20" for a in notebook.find("img"))
     failed = Page(page.folder / "notebooks" / "02_random_subset_cka.failed.html")
     assert "x < 1" in failed.text
 

@@ -83,7 +83,7 @@ def _client(where: str):
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError("a cluster needs Dask: pip install 'diffused-redundancy[cluster]'.") from None
+        raise ValueError("a cluster needs Dask: pip install distributed.") from None
     try:
         return Client(**({"scheduler_file": where} if Path(where).is_file() else {"address": where}), timeout=PATIENCE)
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -69,7 +70,9 @@ def _outcomes(cells, where, device, here, there) -> Iterator[tuple[Cell, Excepti
     else:
         chosen = {"backend": "dask", "client": _client(where)}
     try:
-        with parallel_config(n_jobs=n, **chosen):
+        with parallel_config(n_jobs=n, **chosen), warnings.catch_warnings():
+            # It says so where it replaces a process that has grown, as those do that keep networks open.
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             run = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")
             yield from run(delayed(_attempt)(there, cell) for cell in cells)
     finally:
